@@ -1,0 +1,2 @@
+//! Every system call that needs `unsafe` or care, made safe.
+#![deny(unsafe_code)]
