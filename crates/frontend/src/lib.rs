@@ -1,1 +1,19 @@
-//! placeholder
+//! What a frontend is and what it may ask of the daemon: traits and values only.
+//!
+//! Central types: [`Frontend`] (compiles a request into a result) and [`Bridge`] (the only way in which a
+//! frontend reaches the world: solve a definition, resolve metadata, warn). A result is made of
+//! [`BridgeRef`]s: lazy handles on one output of a solved definition. This crate does not know how anything
+//! is solved; `build` implements the bridge, `gateway` serves it over gRPC, and a fake of 100 lines tests a
+//! frontend. All errors are a [`BuildError`]: a message for the user plus typed details.
+#![forbid(unsafe_code)]
+
+mod bridge;
+mod error;
+mod frontend;
+
+pub use bridge::{
+    Bridge, BridgeRef, DirEntry, FileRange, ImageMeta, ImageQuery, ResolveMode, SolveRequest, SourceMeta,
+    SharedRef, SourceQuery, Warning,
+};
+pub use error::{BuildError, Detail, ErrorCode};
+pub use frontend::{Frontend, FrontendRequest, FrontendResult, ResultRefs};

@@ -1,0 +1,85 @@
+use rbuild_digest::Digest;
+use rbuild_llb::SourceLocation;
+
+/// What kind of failure it is; the daemon maps it to a gRPC code in one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// The request or the user's files are wrong.
+    InvalidArgument,
+    /// Something named does not exist.
+    NotFound,
+    /// Something already exists.
+    AlreadyExists,
+    /// An entitlement, a policy or credentials are missing.
+    PermissionDenied,
+    /// A feature that this daemon does not have.
+    Unimplemented,
+    /// A limit was reached, for instance a full disk.
+    ResourceExhausted,
+    /// A peer (registry, client, server) failed or went away.
+    Unavailable,
+    /// The build was cancelled.
+    Cancelled,
+    /// A step of the user's failed.
+    Unknown,
+    /// A broken invariant of ours.
+    Internal,
+}
+
+/// A typed fact about an error, for clients that can show it.
+#[derive(Debug, Clone)]
+pub enum Detail {
+    /// The vertex that failed.
+    Vertex(Digest),
+    /// Where in the user's source the failing instruction stands.
+    Source(SourceLocation),
+    /// The exit code of the failed process.
+    Exit(u32),
+    /// The unsupported sub-request.
+    Subrequest(String),
+    /// The unsupported frontend capability.
+    FrontendCap(String),
+}
+
+/// An error on its way to the user. `message` stands alone; `details` are typed extras.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct BuildError {
+    /// Kind of failure.
+    pub code: ErrorCode,
+    /// Lower-case text without a full stop: what, of what, expected and found.
+    pub message: String,
+    /// Typed facts.
+    pub details: Vec<Detail>,
+}
+
+impl BuildError {
+    /// An error without details.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), details: Vec::new() }
+    }
+
+    /// The user's request is wrong.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidArgument, message)
+    }
+
+    /// The daemon does not have this feature.
+    pub fn unimplemented(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Unimplemented, message)
+    }
+
+    /// Adds a typed fact.
+    #[must_use]
+    pub fn with(mut self, detail: Detail) -> Self {
+        self.details.push(detail);
+        self
+    }
+
+    /// Puts `context: ` before the message and keeps the rest.
+    #[must_use]
+    pub fn context(mut self, context: impl std::fmt::Display) -> Self {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+}
