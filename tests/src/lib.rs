@@ -1,1 +1,20 @@
-//! placeholder
+//! The harness of the end-to-end tests: real daemons, a real registry, real base images.
+//!
+//! Central types: [`TestDaemon`] (one `rbuildd` with a root of its own) and [`TestOutput`] (what a command
+//! printed and how it ended). Binaries are found beside the test binary; `RBUILD_TEST_DAEMON` and
+//! `RBUILD_TEST_CLIENT` name others, so that a scenario can be tried on another daemon first. Every child
+//! dies with the test process. What it cannot make (a missing package) is a panic that names the package.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, clippy::print_stderr)]
+
+mod daemon;
+mod images;
+mod output;
+mod registry;
+mod space;
+
+pub use daemon::{DaemonOptions, TestDaemon};
+pub use images::{busybox_root, debian_root, push_image, ImageSpec};
+pub use output::TestOutput;
+pub use registry::{TestRegistry, registry};
+pub use space::{TestSpace, binary, run, run_in};

@@ -39,6 +39,13 @@ pub enum Detail {
     Subrequest(String),
     /// The unsupported frontend capability.
     FrontendCap(String),
+    /// A detail of a type we do not know, from a frontend outside the daemon: passed on as it came.
+    Opaque {
+        /// The type URL of the wire's `Any`.
+        type_url: String,
+        /// Its bytes.
+        value: Vec<u8>,
+    },
 }
 
 /// An error on its way to the user. `message` stands alone; `details` are typed extras.

@@ -1,0 +1,52 @@
+# rbuild. `make` lists what there is; logic lives in the scripts under tests/.
+CARGO ?= cargo
+export CARGO_TERM_COLOR ?= auto
+BINS = --bin rbuildd --bin rbuildctl
+
+.DEFAULT_GOAL := help
+.PHONY: help deps build release demo test lint fmt unit e2e slow golden fuzz bench deny clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install what building and testing need (Debian packages)
+	@tests/setup.sh
+
+build: ## both binaries, for development
+	$(CARGO) build --locked $(BINS)
+
+release: ## both binaries, optimised
+	$(CARGO) build --locked --release $(BINS)
+
+demo: deps build ## build an image with a private daemon and show it
+	@tests/demo.sh
+
+test: deps lint unit e2e ## everything that CI checks
+
+lint: ## rustfmt, clippy with warnings denied
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+unit: ## unit, golden and property tests of every crate
+	$(CARGO) test --locked --workspace --exclude rbuild-tests
+
+e2e: build ## end-to-end tests; CASE=name picks some
+	$(CARGO) test --locked -p rbuild-tests -- $(CASE)
+
+golden: ## accept changed golden files
+	RBUILD_ACCEPT=1 $(CARGO) test --locked -p rbuild-dockerfile -p rbuild-progress -p rbuild-exec
+
+fuzz: ## run the fuzz targets, SECONDS each (needs cargo-fuzz and a nightly toolchain)
+	tests/fuzz.sh
+
+bench: release ## measure against a buildkitd that you provide (see docs/performance.md)
+	tests/bench/run.sh
+
+deny: ## licences, advisories, duplicate crates (needs cargo-deny)
+	$(CARGO) deny --config .config/deny.toml check
+
+clean: ## remove build output
+	$(CARGO) clean

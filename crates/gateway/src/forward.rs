@@ -1,0 +1,150 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rbuild_digest::random_id;
+use rbuild_frontend::{
+    Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, SharedRef,
+};
+use tokio::sync::{Notify, oneshot};
+
+/// How long a call waits for a build that has not registered yet: clients open Solve and the gateway calls
+/// at the same time. Source: protocol notes, "Gateway" ("an unknown id waits a little").
+const REGISTER_WAIT: Duration = Duration::from_secs(3);
+
+type Outcome = Result<FrontendResult, BuildError>;
+
+/// One build whose frontend runs outside the daemon.
+#[derive(Debug)]
+pub struct ForwardedBuild {
+    bridge: Arc<dyn Bridge>,
+    /// By unguessable id; an id of another build finds nothing here.
+    refs: Mutex<HashMap<String, SharedRef>>,
+    outcome: Mutex<Option<oneshot::Sender<Outcome>>>,
+}
+
+impl ForwardedBuild {
+    /// What the frontend may ask of the daemon.
+    pub fn bridge(&self) -> &Arc<dyn Bridge> {
+        &self.bridge
+    }
+
+    /// Keeps a reference for later calls and returns its id; scratch has the empty id.
+    pub fn keep(&self, reference: Option<SharedRef>) -> String {
+        let Some(reference) = reference else { return String::new() };
+        let id = random_id();
+        self.refs.lock().insert(id.clone(), reference);
+        id
+    }
+
+    /// The reference of an id that [`Self::keep`] gave out; `None` is scratch.
+    ///
+    /// Errors: `NotFound` for ids of other builds and made-up ones.
+    pub fn reference(&self, id: &str) -> Result<Option<SharedRef>, BuildError> {
+        if id.is_empty() {
+            return Ok(None);
+        }
+        let found = self.refs.lock().get(id).cloned();
+        let missing = || BuildError::new(ErrorCode::NotFound, format!("no such reference `{id}` in this build"));
+        found.map(Some).ok_or_else(missing)
+    }
+
+    /// Ends the build with the frontend's result. Errors: it has ended already.
+    pub fn finish(&self, outcome: Outcome) -> Result<(), BuildError> {
+        let sender = self.outcome.lock().take();
+        let sender = sender.ok_or_else(|| BuildError::invalid("the build has already returned a result"))?;
+        // The build may have been cancelled meanwhile; then nobody needs the result.
+        if sender.send(outcome).is_err() {
+            tracing::debug!("a result arrived after its build was gone");
+        }
+        Ok(())
+    }
+}
+
+/// The builds that wait for calls from outside, by build id.
+#[derive(Debug, Default)]
+pub struct ForwardedBuilds {
+    builds: Mutex<HashMap<String, Arc<ForwardedBuild>>>,
+    changed: Notify,
+}
+
+impl ForwardedBuilds {
+    /// The build of that id; waits a little for one that is about to register.
+    pub async fn find(&self, id: &str) -> Option<Arc<ForwardedBuild>> {
+        tokio::time::timeout(REGISTER_WAIT, self.wait_for(id)).await.ok()
+    }
+
+    async fn wait_for(&self, id: &str) -> Arc<ForwardedBuild> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // Registered before the look, so that no change falls between the two.
+            changed.as_mut().enable();
+            if let Some(build) = self.builds.lock().get(id) {
+                return build.clone();
+            }
+            changed.await;
+        }
+    }
+
+    fn register(self: &Arc<Self>, id: &str, build: Arc<ForwardedBuild>) -> Result<Registration, BuildError> {
+        let mut builds = self.builds.lock();
+        if builds.contains_key(id) {
+            let text = format!("a build with the id `{id}` is running already");
+            return Err(BuildError::new(ErrorCode::AlreadyExists, text));
+        }
+        builds.insert(id.to_owned(), build);
+        drop(builds);
+        self.changed.notify_waiters();
+        Ok(Registration { builds: self.clone(), id: id.to_owned() })
+    }
+}
+
+/// Takes the build out of the table when it is over, however it ends.
+#[derive(Debug)]
+struct Registration {
+    builds: Arc<ForwardedBuilds>,
+    id: String,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.builds.builds.lock().remove(&self.id);
+    }
+}
+
+/// A frontend that runs in the client: it calls the bridge over gRPC under the build's id until it returns.
+#[derive(Debug)]
+pub struct ClientFrontend {
+    builds: Arc<ForwardedBuilds>,
+    build_id: String,
+}
+
+impl ClientFrontend {
+    /// A frontend for the build of that id.
+    pub fn new(builds: Arc<ForwardedBuilds>, build_id: impl Into<String>) -> Self {
+        Self { builds, build_id: build_id.into() }
+    }
+}
+
+#[async_trait]
+impl Frontend for ClientFrontend {
+    async fn solve(
+        &self,
+        bridge: Arc<dyn Bridge>,
+        _request: FrontendRequest,
+    ) -> Result<FrontendResult, BuildError> {
+        let (sender, outcome) = oneshot::channel();
+        let build = Arc::new(ForwardedBuild {
+            bridge,
+            refs: Mutex::default(),
+            outcome: Mutex::new(Some(sender)),
+        });
+        let _registration = self.builds.register(&self.build_id, build)?;
+        outcome.await.unwrap_or_else(|_| {
+            Err(BuildError::new(ErrorCode::Internal, "the build's frontend went away without a result"))
+        })
+    }
+}

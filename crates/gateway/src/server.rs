@@ -1,0 +1,247 @@
+use std::sync::Arc;
+
+use rbuild_api::moby::buildkit::v1::frontend as wire;
+use rbuild_api::moby::buildkit::v1::frontend::llb_bridge_server::LlbBridge;
+use rbuild_api::moby::buildkit::v1::types::WorkerRecord;
+use rbuild_frontend::{BuildError, ErrorCode, FileRange, SharedRef};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{ForwardedBuild, ForwardedBuilds, caps, convert, from_rpc_status, to_status};
+
+/// Names the build in the metadata of each call. Source: protocol notes, "Gateway".
+const BUILD_ID_KEY: &str = "buildkit-controlapi-buildid";
+/// A reply must fit into one gRPC message of 16 MiB with room for the envelope.
+const MAX_READ: u64 = 15 << 20;
+
+/// Workers as `Ping` lists them.
+pub type WorkerInfo = Vec<WorkerRecord>;
+
+/// Serves `moby.buildkit.v1.frontend.LLBBridge` to clients that drive a build themselves.
+#[derive(Debug)]
+pub struct BridgeService {
+    builds: Arc<ForwardedBuilds>,
+    workers: WorkerInfo,
+}
+
+impl BridgeService {
+    /// A service over the builds that wait for calls.
+    pub fn new(builds: Arc<ForwardedBuilds>, workers: WorkerInfo) -> Self {
+        Self { builds, workers }
+    }
+
+    async fn build<T>(&self, request: &Request<T>) -> Result<Arc<ForwardedBuild>, Status> {
+        let id = request.metadata().get(BUILD_ID_KEY).and_then(|value| value.to_str().ok());
+        let id = id.ok_or_else(|| Status::invalid_argument(format!("no `{BUILD_ID_KEY}` in the call's metadata")))?;
+        let id = id.to_owned();
+        let found = self.builds.find(&id).await;
+        found.ok_or_else(|| Status::not_found(format!("no such job {id}")))
+    }
+
+    async fn reference<T>(&self, request: &Request<T>, id: &str) -> Result<SharedRef, Status> {
+        let found = self.build(request).await?.reference(id).map_err(|err| to_status(&err))?;
+        found.ok_or_else(|| Status::not_found("the reference is scratch: it holds no files"))
+    }
+}
+
+fn no_mount(index: i32) -> Result<(), Status> {
+    if index == 0 {
+        return Ok(());
+    }
+    Err(Status::unimplemented(format!("reading mount {index} of a failed step is not supported")))
+}
+
+fn no_containers() -> Status {
+    to_status(&BuildError::unimplemented("rbuildd does not run interactive containers yet"))
+}
+
+fn reply<T>(result: Result<T, BuildError>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|err| to_status(&err))
+}
+
+async fn read_file(file: SharedRef, request: wire::ReadFileRequest) -> Result<wire::ReadFileResponse, BuildError> {
+    let range = match request.range {
+        None => None,
+        Some(range) => {
+            let invalid = |_| BuildError::invalid("read file: a range must not be negative");
+            Some(FileRange {
+                offset: u64::try_from(range.offset).map_err(invalid)?,
+                length: u64::try_from(range.length).map_err(invalid)?,
+            })
+        }
+    };
+    if range.is_none_or(|range| range.length == 0 || range.length > MAX_READ) {
+        let size = file.stat_file(&request.file_path).await?.size;
+        let wanted = size.saturating_sub(range.map_or(0, |range| range.offset));
+        if wanted > MAX_READ {
+            let text = format!("{} is {size} bytes: read at most {MAX_READ} at a time", request.file_path);
+            return Err(BuildError::new(ErrorCode::ResourceExhausted, text));
+        }
+    }
+    Ok(wire::ReadFileResponse { data: file.read_file(&request.file_path, range).await? })
+}
+
+#[tonic::async_trait]
+impl LlbBridge for BridgeService {
+    async fn ping(&self, request: Request<wire::PingRequest>) -> Result<Response<wire::PongResponse>, Status> {
+        self.build(&request).await?;
+        Ok(Response::new(wire::PongResponse {
+            frontend_api_caps: caps::frontend_caps(),
+            llb_caps: caps::llb_caps(),
+            workers: self.workers.clone(),
+        }))
+    }
+
+    async fn resolve_image_config(
+        &self,
+        request: Request<wire::ResolveImageConfigRequest>,
+    ) -> Result<Response<wire::ResolveImageConfigResponse>, Status> {
+        let build = self.build(&request).await?;
+        let query = convert::image_query(request.into_inner()).map_err(|err| to_status(&err))?;
+        reply(build.bridge().resolve_image(query).await.map(|meta| wire::ResolveImageConfigResponse {
+            digest: meta.digest.to_string(),
+            config: meta.config,
+            r#ref: meta.reference,
+        }))
+    }
+
+    async fn resolve_source_meta(
+        &self,
+        request: Request<wire::ResolveSourceMetaRequest>,
+    ) -> Result<Response<wire::ResolveSourceMetaResponse>, Status> {
+        let build = self.build(&request).await?;
+        let query = convert::source_query(request.into_inner()).map_err(|err| to_status(&err))?;
+        reply(build.bridge().resolve_source(query).await.map(convert::source_meta))
+    }
+
+    async fn solve(
+        &self,
+        request: Request<wire::SolveRequest>,
+    ) -> Result<Response<wire::SolveResponse>, Status> {
+        let build = self.build(&request).await?;
+        let request = request.into_inner();
+        let arrays = request.allow_result_array_ref;
+        let request = convert::solve_request(request).map_err(|err| to_status(&err))?;
+        reply(build.bridge().solve(request).await.map(|result| wire::SolveResponse {
+            r#ref: String::new(),
+            result: Some(convert::result_to_wire(&build, result, arrays)),
+        }))
+    }
+
+    async fn read_file(
+        &self,
+        request: Request<wire::ReadFileRequest>,
+    ) -> Result<Response<wire::ReadFileResponse>, Status> {
+        let file = self.reference(&request, &request.get_ref().r#ref).await?;
+        let request = request.into_inner();
+        no_mount(request.mount_index)?;
+        reply(read_file(file, request).await)
+    }
+
+    async fn read_dir(
+        &self,
+        request: Request<wire::ReadDirRequest>,
+    ) -> Result<Response<wire::ReadDirResponse>, Status> {
+        let dir = self.reference(&request, &request.get_ref().r#ref).await?;
+        let request = request.into_inner();
+        no_mount(request.mount_index)?;
+        reply(dir.read_dir(&request.dir_path, &request.include_pattern).await.map(|entries| {
+            wire::ReadDirResponse { entries: entries.into_iter().map(convert::dir_entry).collect() }
+        }))
+    }
+
+    async fn stat_file(
+        &self,
+        request: Request<wire::StatFileRequest>,
+    ) -> Result<Response<wire::StatFileResponse>, Status> {
+        let file = self.reference(&request, &request.get_ref().r#ref).await?;
+        let request = request.into_inner();
+        no_mount(request.mount_index)?;
+        let entry = file.stat_file(&request.path).await;
+        reply(entry.map(|entry| wire::StatFileResponse { stat: Some(convert::dir_entry(entry)) }))
+    }
+
+    async fn evaluate(
+        &self,
+        request: Request<wire::EvaluateRequest>,
+    ) -> Result<Response<wire::EvaluateResponse>, Status> {
+        let build = self.build(&request).await?;
+        let found = build.reference(&request.get_ref().r#ref).map_err(|err| to_status(&err))?;
+        if let Some(reference) = found {
+            reference.evaluate().await.map_err(|err| to_status(&err))?;
+        }
+        Ok(Response::new(wire::EvaluateResponse {}))
+    }
+
+    async fn r#return(
+        &self,
+        request: Request<wire::ReturnRequest>,
+    ) -> Result<Response<wire::ReturnResponse>, Status> {
+        let build = self.build(&request).await?;
+        let request = request.into_inner();
+        let outcome = match request.error {
+            Some(error) => Err(from_rpc_status(error)),
+            None => convert::result_from_wire(&build, request.result.unwrap_or_default()),
+        };
+        reply(build.finish(outcome).map(|()| wire::ReturnResponse {}))
+    }
+
+    async fn inputs(
+        &self,
+        request: Request<wire::InputsRequest>,
+    ) -> Result<Response<wire::InputsResponse>, Status> {
+        let build = self.build(&request).await?;
+        let inputs = build.bridge().inputs();
+        let definitions = inputs.into_iter().map(|(name, def)| (name, def.to_wire())).collect();
+        Ok(Response::new(wire::InputsResponse { definitions }))
+    }
+
+    async fn new_container(
+        &self,
+        _request: Request<wire::NewContainerRequest>,
+    ) -> Result<Response<wire::NewContainerResponse>, Status> {
+        Err(no_containers())
+    }
+
+    async fn release_container(
+        &self,
+        _request: Request<wire::ReleaseContainerRequest>,
+    ) -> Result<Response<wire::ReleaseContainerResponse>, Status> {
+        Err(no_containers())
+    }
+
+    type ExecProcessStream = tokio_stream::Empty<Result<wire::ExecMessage, Status>>;
+
+    async fn exec_process(
+        &self,
+        _request: Request<Streaming<wire::ExecMessage>>,
+    ) -> Result<Response<Self::ExecProcessStream>, Status> {
+        Err(no_containers())
+    }
+
+    async fn read_file_container(
+        &self,
+        _request: Request<wire::ReadFileRequest>,
+    ) -> Result<Response<wire::ReadFileResponse>, Status> {
+        Err(no_containers())
+    }
+
+    async fn read_dir_container(
+        &self,
+        _request: Request<wire::ReadDirRequest>,
+    ) -> Result<Response<wire::ReadDirResponse>, Status> {
+        Err(no_containers())
+    }
+
+    async fn stat_file_container(
+        &self,
+        _request: Request<wire::StatFileRequest>,
+    ) -> Result<Response<wire::StatFileResponse>, Status> {
+        Err(no_containers())
+    }
+
+    async fn warn(&self, request: Request<wire::WarnRequest>) -> Result<Response<wire::WarnResponse>, Status> {
+        let build = self.build(&request).await?;
+        let warning = convert::warning(request.into_inner()).map_err(|err| to_status(&err))?;
+        reply(build.bridge().warn(warning).await.map(|()| wire::WarnResponse {}))
+    }
+}

@@ -1,0 +1,260 @@
+//! The wire form of a [`BuildError`]: a gRPC status with typed details, both ways. The one place that knows it.
+//!
+//! Source: protocol notes, "Connections": details are `Any`s of type URL
+//! `github.com/moby/buildkit/<type>+json` whose value is the JSON text of the message.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use prost::Message as _;
+use rbuild_api::google::rpc::Status as RpcStatus;
+use rbuild_digest::Digest;
+use rbuild_frontend::{BuildError, Detail, ErrorCode};
+use rbuild_llb::{Position, Range, SourceInfo, SourceLocation};
+use serde::{Deserialize, Serialize};
+use tonic::{Code, Status};
+
+const URL_PREFIX: &str = "github.com/moby/buildkit/";
+const URL_SUFFIX: &str = "+json";
+/// gRPC peers refuse headers of more than about 16 KiB, so a Dockerfile larger than this stays out of the
+/// details (the message still names the line).
+const MAX_DETAILS: usize = 12 << 10;
+
+#[derive(Serialize, Deserialize, Default)]
+struct VertexJson {
+    #[serde(default)]
+    digest: String,
+}
+#[derive(Serialize, Deserialize, Default)]
+struct NameJson {
+    #[serde(default)]
+    name: String,
+}
+#[derive(Serialize, Deserialize, Default)]
+struct ExitJson {
+    #[serde(default, rename = "Code", alias = "code")]
+    code: u32,
+}
+#[derive(Serialize, Deserialize, Default)]
+struct SourceJson {
+    #[serde(default)]
+    info: Option<InfoJson>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ranges: Vec<RangeJson>,
+}
+#[derive(Serialize, Deserialize, Default)]
+struct InfoJson {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    filename: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    data: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    language: String,
+}
+#[derive(Serialize, Deserialize, Default)]
+struct RangeJson {
+    #[serde(default)]
+    start: PositionJson,
+    #[serde(default)]
+    end: PositionJson,
+}
+#[derive(Serialize, Deserialize, Default)]
+struct PositionJson {
+    #[serde(default, skip_serializing_if = "is_zero")]
+    line: i32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    character: i32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
+fn is_zero(value: &i32) -> bool {
+    *value == 0
+}
+
+/// The gRPC status that carries `error`.
+pub fn to_status(error: &BuildError) -> Status {
+    let rpc = to_rpc_status(error);
+    Status::with_details(code_of(error.code), error.message.clone(), rpc.encode_to_vec().into())
+}
+
+/// The `google.rpc.Status` that carries `error`, as history records and `Return` use it.
+pub fn to_rpc_status(error: &BuildError) -> RpcStatus {
+    let mut details = Vec::new();
+    let mut room = MAX_DETAILS.saturating_sub(error.message.len());
+    for detail in &error.details {
+        let any = detail_to_any(detail);
+        if let Some(left) = room.checked_sub(any.value.len() + any.type_url.len()) {
+            room = left;
+            details.push(any);
+        }
+    }
+    RpcStatus { code: code_of(error.code) as i32, message: error.message.clone(), details }
+}
+
+/// Reads an error that a frontend outside the daemon returned.
+pub fn from_rpc_status(status: RpcStatus) -> BuildError {
+    let mut error = BuildError::new(code_from(Code::from_i32(status.code)), status.message);
+    error.details = status.details.into_iter().map(|any| detail_from_any(any.type_url, any.value)).collect();
+    error
+}
+
+/// Reads an error that a peer answered to one of our calls.
+pub fn from_status(status: &Status) -> BuildError {
+    match RpcStatus::decode(status.details()) {
+        Ok(rpc) if !rpc.details.is_empty() => {
+            from_rpc_status(RpcStatus { code: status.code() as i32, message: status.message().into(), ..rpc })
+        }
+        _ => BuildError::new(code_from(status.code()), status.message()),
+    }
+}
+
+fn code_of(code: ErrorCode) -> Code {
+    match code {
+        ErrorCode::InvalidArgument => Code::InvalidArgument,
+        ErrorCode::NotFound => Code::NotFound,
+        ErrorCode::AlreadyExists => Code::AlreadyExists,
+        ErrorCode::PermissionDenied => Code::PermissionDenied,
+        ErrorCode::Unimplemented => Code::Unimplemented,
+        ErrorCode::ResourceExhausted => Code::ResourceExhausted,
+        ErrorCode::Unavailable => Code::Unavailable,
+        ErrorCode::Cancelled => Code::Cancelled,
+        ErrorCode::Unknown => Code::Unknown,
+        ErrorCode::Internal => Code::Internal,
+    }
+}
+
+fn code_from(code: Code) -> ErrorCode {
+    match code {
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => ErrorCode::InvalidArgument,
+        Code::NotFound => ErrorCode::NotFound,
+        Code::AlreadyExists => ErrorCode::AlreadyExists,
+        Code::PermissionDenied | Code::Unauthenticated => ErrorCode::PermissionDenied,
+        Code::Unimplemented => ErrorCode::Unimplemented,
+        Code::ResourceExhausted => ErrorCode::ResourceExhausted,
+        Code::Unavailable | Code::DeadlineExceeded => ErrorCode::Unavailable,
+        Code::Cancelled | Code::Aborted => ErrorCode::Cancelled,
+        Code::Internal | Code::DataLoss => ErrorCode::Internal,
+        Code::Ok | Code::Unknown => ErrorCode::Unknown,
+    }
+}
+
+fn json_any(name: &str, value: &impl Serialize) -> prost_types::Any {
+    // Plain structs of strings and numbers: serialising them cannot fail.
+    let value = serde_json::to_vec(value).unwrap_or_default();
+    prost_types::Any { type_url: format!("{URL_PREFIX}{name}{URL_SUFFIX}"), value }
+}
+
+fn detail_to_any(detail: &Detail) -> prost_types::Any {
+    match detail {
+        Detail::Vertex(digest) => json_any("errdefs.Vertex", &VertexJson { digest: digest.to_string() }),
+        Detail::Source(location) => json_any("errdefs.Source", &source_to_json(location)),
+        Detail::Exit(code) => json_any("gatewayapi.ExitMessage", &ExitJson { code: *code }),
+        Detail::Subrequest(name) => json_any("errdefs.Subrequest", &NameJson { name: name.clone() }),
+        Detail::FrontendCap(name) => json_any("errdefs.FrontendCap", &NameJson { name: name.clone() }),
+        Detail::Opaque { type_url, value } => {
+            prost_types::Any { type_url: type_url.clone(), value: value.clone() }
+        }
+    }
+}
+
+fn source_to_json(location: &SourceLocation) -> SourceJson {
+    let position = |p: &Position| PositionJson { line: p.line, character: p.character };
+    SourceJson {
+        info: Some(InfoJson {
+            filename: location.info.filename.clone(),
+            data: BASE64.encode(&location.info.data),
+            language: location.info.language.clone(),
+        }),
+        ranges: (location.ranges.iter())
+            .map(|range| RangeJson { start: position(&range.start), end: position(&range.end) })
+            .collect(),
+    }
+}
+
+fn detail_from_any(type_url: String, value: Vec<u8>) -> Detail {
+    let name = type_url.strip_prefix(URL_PREFIX).and_then(|rest| rest.strip_suffix(URL_SUFFIX));
+    let known = match name {
+        Some("errdefs.Vertex") => serde_json::from_slice::<VertexJson>(&value)
+            .ok()
+            .and_then(|v| Digest::parse(&v.digest).ok())
+            .map(Detail::Vertex),
+        Some("errdefs.Source") => {
+            serde_json::from_slice::<SourceJson>(&value).ok().and_then(source_from_json).map(Detail::Source)
+        }
+        Some("gatewayapi.ExitMessage") => {
+            serde_json::from_slice::<ExitJson>(&value).ok().map(|exit| Detail::Exit(exit.code))
+        }
+        Some("errdefs.Subrequest") => {
+            serde_json::from_slice::<NameJson>(&value).ok().map(|n| Detail::Subrequest(n.name))
+        }
+        Some("errdefs.FrontendCap") => {
+            serde_json::from_slice::<NameJson>(&value).ok().map(|n| Detail::FrontendCap(n.name))
+        }
+        _ => None,
+    };
+    known.unwrap_or(Detail::Opaque { type_url, value })
+}
+
+fn source_from_json(source: SourceJson) -> Option<SourceLocation> {
+    let info = source.info?;
+    let position = |p: &PositionJson| Position { line: p.line, character: p.character };
+    Some(SourceLocation {
+        info: Arc::new(SourceInfo {
+            filename: info.filename,
+            data: BASE64.decode(info.data).ok()?.into(),
+            language: info.language,
+            definition: None,
+        }),
+        ranges: (source.ranges.iter())
+            .map(|range| Range { start: position(&range.start), end: position(&range.end) })
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_survive_the_wire() {
+        let digest = Digest::of("v");
+        let info = SourceInfo {
+            filename: "Dockerfile".into(),
+            data: b"FROM scratch\n".to_vec().into(),
+            language: "Dockerfile".into(),
+            definition: None,
+        };
+        let range =
+            Range { start: Position { line: 1, character: 0 }, end: Position { line: 1, character: 4 } };
+        let error = BuildError::new(ErrorCode::Unknown, "it broke")
+            .with(Detail::Vertex(digest))
+            .with(Detail::Exit(7))
+            .with(Detail::Source(SourceLocation { info: Arc::new(info), ranges: vec![range] }))
+            .with(Detail::Opaque { type_url: "x/y".into(), value: vec![1] });
+        let back = from_status(&to_status(&error));
+        assert_eq!(back.message, "it broke");
+        assert_eq!(format!("{:?}", back.details), format!("{:?}", error.details));
+    }
+
+    #[test]
+    fn exit_code_is_spelt_as_upstream_spells_it() {
+        let any = detail_to_any(&Detail::Exit(7));
+        assert_eq!(any.type_url, "github.com/moby/buildkit/gatewayapi.ExitMessage+json");
+        assert_eq!(any.value, br#"{"Code":7}"#);
+    }
+
+    #[test]
+    fn a_huge_dockerfile_does_not_blow_up_the_headers() {
+        let info = SourceInfo {
+            filename: "Dockerfile".into(),
+            data: vec![b'#'; 1 << 20].into(),
+            language: String::new(),
+            definition: None,
+        };
+        let error = BuildError::invalid("x")
+            .with(Detail::Source(SourceLocation { info: Arc::new(info), ranges: vec![] }))
+            .with(Detail::Exit(1));
+        assert_eq!(to_rpc_status(&error).details.len(), 1);
+    }
+}

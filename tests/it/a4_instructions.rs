@@ -1,0 +1,114 @@
+use rbuild_tests::{TestDaemon, TestSpace};
+
+#[test]
+fn environment_user_workdir_shell_and_arguments() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write(
+        "Dockerfile",
+        "ARG BASE=busybox\nFROM ${BASE}\nARG NAME=world\nENV GREETING=hello PATH2=${NAME:-x}/bin\nWORKDIR /w\n\
+         RUN echo $GREETING ${NAME} > greeting && pwd > where\nUSER user\nRUN id -u > /tmp/uid && id -g >> /tmp/uid\nUSER 0\n\
+         SHELL [\"/bin/sh\", \"-ec\"]\nRUN false || echo shell > /w/shell\nRUN [\"/bin/touch\", \"/w/exec form\"]\n\
+         RUN echo $HOME $PATH2 > env\n",
+    );
+    let (_, out) = daemon.build_to_dir(space.path(), &["--build-arg", "NAME=you"]);
+    assert_eq!(out.read("w/greeting"), "hello you\n");
+    assert_eq!(out.read("w/where"), "/w\n");
+    assert_eq!(out.read("tmp/uid"), "1000\n1000\n");
+    assert_eq!(out.read("w/env"), "/root you/bin\n");
+    assert!(out.at("w/exec form").exists() && out.at("w/shell").exists());
+}
+
+#[test]
+fn heredocs_in_run_and_copy() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write(
+        "Dockerfile",
+        "FROM busybox\nENV X=1\nRUN <<EOF\necho a > /a\necho $X >> /a\nEOF\nCOPY <<one <<'two' /files/\nvalue $X\none\nvalue $X\ntwo\nRUN cat <<EOF > /b\nplain\nEOF\n",
+    );
+    let (_, out) = daemon.build_to_dir(space.path(), &[]);
+    assert_eq!(out.read("a"), "a\n1\n");
+    assert_eq!(out.read("files/one"), "value 1\n");
+    assert_eq!(out.read("files/two"), "value $X\n");
+    assert_eq!(out.read("b"), "plain\n");
+}
+
+#[test]
+fn every_kind_of_run_mount() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write("context-file", "from the context").write("secret.txt", "hush");
+    space.write(
+        "Dockerfile",
+        "FROM busybox AS other\nRUN echo stage > /from-stage\nFROM busybox\n\
+         RUN --mount=type=bind,target=/ctx cat /ctx/context-file > /bind && ! touch /ctx/x 2>/dev/null\n\
+         RUN --mount=type=bind,from=other,source=/from-stage,target=/s cat /s > /stage\n\
+         RUN --mount=type=bind,target=/rw,rw touch /rw/x && ls /rw/x > /rwls\n\
+         RUN --mount=type=tmpfs,target=/t,size=1m echo x > /t/x && stat -f -c %T /t > /tmpfs && ! dd if=/dev/zero of=/t/big bs=1k count=2048 2>/dev/null\n\
+         RUN --mount=type=secret,id=s cat /run/secrets/s > /secret-len && wc -c < /run/secrets/s > /secret && rm /secret-len && stat -c %a:%u /run/secrets/s > /mode\n\
+         RUN --mount=type=secret,id=s,env=HUSH test \"$HUSH\" = hush && echo ok > /env\n\
+         RUN --mount=type=secret,id=none,target=/n test ! -e /n && echo absent > /optional\n",
+    );
+    let (_, out) = daemon.build_to_dir(space.path(), &["--secret", "id=s,src=secret.txt"]);
+    assert_eq!(out.read("bind"), "from the context");
+    assert_eq!(out.read("stage"), "stage\n");
+    assert_eq!(out.read("rwls"), "/rw/x\n");
+    assert_eq!(out.read("tmpfs"), "tmpfs\n");
+    assert_eq!(out.read("secret").trim(), "4");
+    assert_eq!(out.read("mode"), "400:0\n");
+    assert_eq!(out.read("env"), "ok\n");
+    assert_eq!(out.read("optional"), "absent\n");
+    for stub in ["ctx", "s", "rw", "t", "n", "run/secrets"] {
+        assert!(!out.at(stub).exists(), "the mount point /{stub} was left in the image");
+    }
+    let missing = "FROM busybox\nRUN --mount=type=secret,id=none,required=true true\n";
+    space.write("Dockerfile", missing);
+    daemon.build(space.path(), &[]).failure().has("none");
+}
+
+#[test]
+fn secrets_are_written_nowhere() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write("secret.txt", "canary-7f3a9c");
+    space.write("Dockerfile", "FROM busybox\nRUN --mount=type=secret,id=s cat /run/secrets/s | md5sum > /sum\n");
+    let built = daemon.build(space.path(), &["--secret", "id=s,src=secret.txt", "-t", "test:canary"]).success();
+    assert!(!built.all().contains("canary-7f3a9c"));
+    let found = rbuild_tests::run("grep", &["-rl", "canary-7f3a9c", &daemon.root().to_string_lossy()]);
+    assert_eq!(found.stdout, "", "the secret is on disk");
+    assert!(!daemon.log().contains("canary-7f3a9c"));
+}
+
+#[test]
+fn copy_flags_and_add_of_archives() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write("d/a.txt", "a").write("d/b.md", "b").write("d/e/c.txt", "c").write("tree/inner/x", "x");
+    rbuild_tests::run_in(space.path(), "tar", &["czf", "t.tgz", "-C", "tree", "inner"]).success();
+    space.write(
+        "Dockerfile",
+        "FROM busybox AS base\nCOPY --chown=user:staff --chmod=640 d/a.txt /owned\nCOPY --exclude=*.md d /some/\n\
+         COPY --parents d/e/c.txt /p/\nCOPY --link d/a.txt /linked/a\nADD t.tgz /unpacked/\nCOPY t.tgz /packed/\nCOPY d/*.txt d/b.md /globs/\n\
+         RUN stat -c %U:%G:%a /owned > /stat\n",
+    );
+    let (_, out) = daemon.build_to_dir(space.path(), &[]);
+    assert_eq!(out.read("stat"), "user:staff:640\n");
+    assert!(out.at("some/a.txt").exists() && out.at("some/e/c.txt").exists() && !out.at("some/b.md").exists());
+    assert_eq!(out.read("p/d/e/c.txt"), "c");
+    assert_eq!(out.read("linked/a"), "a");
+    assert_eq!(out.read("unpacked/inner/x"), "x");
+    assert!(out.at("packed/t.tgz").exists());
+    assert!(out.at("globs/a.txt").exists() && out.at("globs/b.md").exists());
+}
+
+#[test]
+fn network_none_has_no_network_and_host_needs_an_entitlement() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write("Dockerfile", "FROM busybox\nRUN --network=none ip link | grep -c ^[0-9] > /links\n");
+    let (_, out) = daemon.build_to_dir(space.path(), &[]);
+    assert_eq!(out.read("links"), "1\n");
+    space.write("Dockerfile", "FROM busybox\nRUN --network=host true\n");
+    daemon.build(space.path(), &["--allow", "network.host"]).failure().has("network.host");
+}

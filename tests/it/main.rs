@@ -1,0 +1,36 @@
+//! End-to-end scenarios, a file per line of the acceptance list. All need root (mounts, namespaces).
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod a1_apt;
+mod a2_files;
+mod a3_directives;
+mod a4_instructions;
+mod a5_multistage;
+mod a6_static_binary;
+mod a7_cache_mount;
+mod a8_errors;
+mod b1_context;
+mod bad_input;
+mod c1_cached;
+mod c2_changes;
+mod c3_concurrency;
+mod c5_kill;
+mod d1_outputs;
+mod debug_compile;
+mod e2_remote;
+mod e7_drain;
+mod f1_progress;
+mod layers;
+mod wire;
+
+/// Every file of this folder is a module of this binary: a forgotten one would never run.
+#[test]
+fn no_scenario_is_forgotten() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("it");
+    let main = std::fs::read_to_string(here.join("main.rs")).unwrap();
+    for entry in std::fs::read_dir(here).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let module = name.trim_end_matches(".rs");
+        assert!(module == "main" || main.contains(&format!("mod {module};")), "{name} is not in main.rs");
+    }
+}
