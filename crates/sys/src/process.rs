@@ -1,0 +1,195 @@
+//! Starting and ending processes: clones into namespaces, descriptors to close, the umask.
+#![allow(unsafe_code, reason = "clone3, close_range and _exit have no safe wrappers")]
+
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::sync::OnceLock;
+
+use rustix::io::Errno;
+
+use crate::error::{RawErrno, Result, SysError};
+
+/// Which namespaces a clone gets anew.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Mounts.
+    pub mount: bool,
+    /// Process ids; the clone is number 1.
+    pub pid: bool,
+    /// System V and POSIX queues and memory.
+    pub ipc: bool,
+    /// Host name.
+    pub uts: bool,
+    /// Network.
+    pub net: bool,
+}
+
+impl Namespaces {
+    fn flags(self) -> u64 {
+        let bits = [
+            (self.mount, libc::CLONE_NEWNS),
+            (self.pid, libc::CLONE_NEWPID),
+            (self.ipc, libc::CLONE_NEWIPC),
+            (self.uts, libc::CLONE_NEWUTS),
+            (self.net, libc::CLONE_NEWNET),
+        ];
+        bits.iter().filter(|(on, _)| *on).map(|(_, bit)| *bit as u64).sum()
+    }
+}
+
+/// Which side of a clone we are on.
+#[derive(Debug)]
+pub enum Cloned {
+    /// The new process, with a copy of the old one's memory and descriptors.
+    Child,
+    /// The old process.
+    Parent {
+        /// The child's id as the parent sees it.
+        pid: i32,
+        /// A handle on the child.
+        pidfd: OwnedFd,
+    },
+}
+
+/// Clones the calling process into new namespaces.
+///
+/// Errors: `EBUSY` if the process has more than one thread, for then the copy could hold locks that nobody will ever
+/// release. The child gets `SIGCHLD` semantics of a plain fork.
+pub fn clone_into(namespaces: Namespaces) -> Result<Cloned> {
+    if !is_single_threaded()? {
+        return Err(SysError::new("clone3", "", libc::EBUSY)
+            .with_detail("only a process with a single thread may be cloned"));
+    }
+    let mut pidfd: libc::c_int = -1;
+    let args = CloneArgs {
+        flags: namespaces.flags() | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: without CLONE_VM and with a null stack the child runs on its own copy of this stack, as after fork. There
+    // is one thread (checked above, and no other thread can start one), so no lock is held by a thread that is lost.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    match pid {
+        0 => Ok(Cloned::Child),
+        pid if pid > 0 => {
+            // SAFETY: the kernel stored a new descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid: pid as i32, pidfd })
+        }
+        _ => Err(SysError::new("clone3", "", RawErrno::from(std::io::Error::last_os_error()))),
+    }
+}
+
+/// `struct clone_args`, first version (`linux/sched.h`).
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+}
+
+/// Has the calling process exactly one thread?
+pub fn is_single_threaded() -> Result<bool> {
+    // A directory has one link per sub-directory, `.` and `..`: here one sub-directory per thread.
+    let stat = rustix::fs::stat("/proc/self/task")
+        .map_err(|errno| SysError::new("stat", "/proc/self/task", errno))?;
+    Ok(stat.st_nlink == 3)
+}
+
+/// Closes every descriptor from `first` up.
+///
+/// For processes that are about to call `exec` or `_exit`: owners of those descriptors in memory must never be dropped.
+pub fn close_from(first: u32) -> Result<()> {
+    close_range(first, 0)
+}
+
+/// Makes every descriptor from `first` up close at `exec`.
+pub fn cloexec_from(first: u32) -> Result<()> {
+    close_range(first, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+fn close_range(first: u32, flags: u32) -> Result<()> {
+    // SAFETY: only numbers are passed. That closing them leaves owners behind is the caller's documented duty.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
+    if done == 0 {
+        return Ok(());
+    }
+    Err(SysError::new("close_range", "", RawErrno::from(std::io::Error::last_os_error())))
+}
+
+/// Ends the process at once: no destructors, no buffers, no exit handlers.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no requirements.
+    unsafe { libc::_exit(code) }
+}
+
+/// Signals the process of `pidfd`; a process that is gone already is fine.
+pub fn kill(pidfd: impl std::os::fd::AsFd, signal: i32) -> Result<()> {
+    let fd = pidfd.as_fd();
+    // SAFETY: the descriptor is open, the info pointer may be null, there are no flags.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            std::os::fd::AsRawFd::as_raw_fd(&fd),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    let err = std::io::Error::last_os_error();
+    if done == 0 || err.raw_os_error() == Some(Errno::SRCH.raw_os_error()) {
+        return Ok(());
+    }
+    Err(SysError::new("pidfd_send_signal", "", RawErrno::from(err)))
+}
+
+/// Would the process's umask take bits away from `mode`? The umask is read once.
+pub(crate) fn umask_masks(mode: u32) -> bool {
+    static UMASK: OnceLock<u32> = OnceLock::new();
+    mode & UMASK.get_or_init(read_umask) != 0
+}
+
+fn read_umask() -> u32 {
+    // The call that reads it also sets it, for all threads; /proc does not.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    // Unknown: assume it takes everything, so modes are set again.
+    umask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0o777)
+}
+
+/// Calls `$hook` (an `extern "C" fn()`) before `main`, for test binaries that must serve as their own helper process.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! before_main {
+    ($hook:path) => {
+        // SAFETY: the section holds pointers to functions that the loader calls once, with arguments ours ignores.
+        #[allow(unsafe_code, reason = "a section attribute")]
+        #[used]
+        #[unsafe(link_section = ".init_array")]
+        static BEFORE_MAIN: extern "C" fn() = $hook;
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_threads_is_not_cloned() {
+        // The test harness runs us on a second thread.
+        assert!(!is_single_threaded().unwrap());
+        let err = clone_into(Namespaces::default()).unwrap_err();
+        assert_eq!(err.errno(), libc::EBUSY);
+    }
+
+    #[test]
+    fn the_umask_is_read() {
+        assert!(!umask_masks(0o700) || read_umask() & 0o700 != 0);
+    }
+}
