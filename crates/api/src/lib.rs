@@ -90,3 +90,13 @@ pub mod grpc {
         }
     }
 }
+/// Traces that clients and steps send.
+pub mod otlp {
+    tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
+}
+/// What rbuildd offers beyond BuildKit's protocol.
+pub mod rbuild {
+    pub mod v1 {
+        tonic::include_proto!("rbuild.v1");
+    }
+}

@@ -11,7 +11,7 @@ use rbuild_frontend::{
     BuildError, DirEntry, FrontendResult, ImageQuery, ResolveMode, ResultRefs, SolveRequest, SourceMeta,
     SourceQuery, Warning,
 };
-use rbuild_llb::{Definition, SourceLocation, SourceOp};
+use rbuild_llb::{Definition, Range, SourceInfo, SourceLocation, SourceOp};
 use rbuild_oci::Platform;
 
 use crate::ForwardedBuild;
@@ -162,10 +162,14 @@ pub(crate) fn warning(wire: wire::WarnRequest) -> Result<Warning, BuildError> {
         text => Some(Digest::parse(text).map_err(|err| BuildError::invalid(format!("warning: {err}")))?),
     };
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    let location = wire.info.map(|info| SourceLocation {
-        info: Arc::new(rbuild_llb::source_info_from_wire(info)),
-        ranges: wire.ranges.iter().map(rbuild_llb::range_from_wire).collect(),
-    });
+    let location = match wire.info {
+        None => None,
+        Some(info) => {
+            let info = SourceInfo::from_wire(&info)
+                .map_err(|err| BuildError::invalid(format!("warning: invalid source: {err}")))?;
+            Some(SourceLocation { info: Arc::new(info), ranges: wire.ranges.iter().map(Range::from_wire).collect() })
+        }
+    };
     Ok(Warning {
         vertex,
         level: wire.level,

@@ -1,0 +1,138 @@
+use std::path::PathBuf;
+
+use crate::errors::CommandError;
+
+/// The flags of `docker buildx build`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BuildArgs {
+    /// Extra line of /etc/hosts, HOST:IP (repeatable)
+    #[arg(long, value_name = "HOST:IP")]
+    pub(crate) add_host: Vec<String>,
+    /// Allow an entitlement: network.host, security.insecure (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow: Vec<String>,
+    /// Build argument NAME=VALUE, or NAME to take it from the environment (repeatable)
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(crate) build_arg: Vec<String>,
+    /// Named context NAME=PATH or NAME=docker-image://… (repeatable)
+    #[arg(long, value_name = "NAME=PATH")]
+    pub(crate) build_context: Vec<String>,
+    /// Cgroup under which steps run
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup_parent: Option<String>,
+    /// Dockerfile [default: CONTEXT/Dockerfile]; - reads it from standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Write the image id to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+    /// Label of the image, NAME=VALUE (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// Write the result's metadata to a file (JSON)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+    /// Network of RUN steps: default, none or host
+    #[arg(long, value_name = "MODE")]
+    pub(crate) network: Option<String>,
+    /// Run every step again
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Run the steps of a stage again (repeatable)
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub(crate) no_cache_filter: Vec<String>,
+    /// Output: type=local|tar|oci|docker|image|registry|cacheonly,dest=PATH,… or just a path (repeatable)
+    #[arg(short, long, value_name = "SPEC")]
+    pub(crate) output: Vec<String>,
+    /// Target platform (repeatable)
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
+    /// How progress is shown: auto, plain, tty, rawjson, quiet
+    #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS",
+          value_parser = ["auto", "plain", "tty", "rawjson", "quiet", "none"])]
+    pub(crate) progress: String,
+    /// Ask the registry for newer base images
+    #[arg(long)]
+    pub(crate) pull: bool,
+    /// Push the result: shorthand for --output=type=registry
+    #[arg(long)]
+    pub(crate) push: bool,
+    /// Print the image id only
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Secret id=NAME[,src=PATH|env=VARIABLE] (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) secret: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) shm_size: Option<String>,
+    /// Ssh agent default or ID=SOCKET (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) ssh: Vec<String>,
+    /// Name and optionally tag of the image (repeatable)
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) tag: Vec<String>,
+    /// Stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Limit of steps, NAME=SOFT[:HARD] (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) ulimit: Vec<String>,
+    #[command(flatten)]
+    pub(crate) refused: Refused,
+    /// Directory that COPY and ADD take files from
+    pub(crate) context: String,
+}
+
+/// Flags of buildx for what is not there yet: taken from the command line so that they can be refused by name.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Refused {
+    #[arg(long, hide = true)]
+    annotation: Vec<String>,
+    #[arg(long, hide = true)]
+    attest: Vec<String>,
+    #[arg(long, hide = true)]
+    builder: Option<String>,
+    #[arg(long, hide = true)]
+    cache_from: Vec<String>,
+    #[arg(long, hide = true)]
+    cache_to: Vec<String>,
+    #[arg(long, hide = true)]
+    call: Option<String>,
+    #[arg(long, hide = true)]
+    check: bool,
+    #[arg(long, hide = true)]
+    load: bool,
+    #[arg(long, hide = true)]
+    policy: Vec<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    provenance: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    sbom: Option<String>,
+}
+
+impl Refused {
+    /// Errors: the first flag that cannot be honoured.
+    pub(crate) fn check(&self) -> Result<(), CommandError> {
+        const CACHE: &str = "the daemon's own cache is always on";
+        const ATTEST: &str = "attestations are not made yet";
+        let asked = |value: &Option<String>| value.as_deref().is_some_and(|value| value != "false");
+        let refused = [
+            (!self.annotation.is_empty(), "--annotation", "annotations are not written yet"),
+            (!self.attest.is_empty(), "--attest", ATTEST),
+            (self.builder.is_some(), "--builder", "name the daemon with --addr"),
+            (!self.cache_from.is_empty(), "--cache-from", CACHE),
+            (!self.cache_to.is_empty(), "--cache-to", CACHE),
+            (self.call.as_deref().is_some_and(|call| call != "build"), "--call", "only `build` is possible yet"),
+            (self.check, "--check", "checks are not there yet"),
+            (self.load, "--load", "use -o type=docker,dest=FILE and load the archive"),
+            (!self.policy.is_empty(), "--policy", "source policies are not supported yet"),
+            (asked(&self.provenance), "--provenance", ATTEST),
+            (asked(&self.sbom), "--sbom", ATTEST),
+        ];
+        match refused.into_iter().find(|(asked, ..)| *asked) {
+            Some((_, flag, hint)) => Err(CommandError::usage(format!("{flag} is not supported")).hint(hint)),
+            None => Ok(()),
+        }
+    }
+}

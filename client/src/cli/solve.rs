@@ -1,0 +1,37 @@
+use std::path::PathBuf;
+
+/// The flags of `buildctl build`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SolveArgs {
+    /// Frontend, for instance dockerfile.v0; without one a definition is read from standard input
+    #[arg(long, value_name = "NAME", default_value = "")]
+    pub(crate) frontend: String,
+    /// Option of the frontend, NAME=VALUE (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) opt: Vec<String>,
+    /// Local directory NAME=PATH (repeatable)
+    #[arg(long, value_name = "NAME=PATH")]
+    pub(crate) local: Vec<String>,
+    /// Output type=…,dest=… (repeatable)
+    #[arg(short, long, value_name = "SPEC")]
+    pub(crate) output: Vec<String>,
+    /// How progress is shown: auto, plain, tty, rawjson, quiet
+    #[arg(long, value_name = "MODE", default_value = "auto",
+          value_parser = ["auto", "plain", "tty", "rawjson", "quiet", "none"])]
+    pub(crate) progress: String,
+    /// Run every step again
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+    /// Secret id=NAME[,src=PATH|env=VARIABLE] (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) secret: Vec<String>,
+    /// Ssh agent default or ID=SOCKET (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) ssh: Vec<String>,
+    /// Allow an entitlement: network.host, security.insecure (repeatable)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow: Vec<String>,
+    /// Write the result's metadata to a file (JSON)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+}

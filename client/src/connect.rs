@@ -1,0 +1,246 @@
+//! Reaching a daemon: unix sockets, TCP with TLS, ssh, and a daemon of our own when there is none.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, Join, join};
+use tokio::net::UnixStream;
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+
+use crate::cli::ConnectionArgs;
+use crate::daemonless::PrivateDaemon;
+use crate::errors::CommandError;
+
+/// The default windows of 64 KiB would cap a stream far below what a local socket can carry.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Where daemons listen when nobody says otherwise.
+pub(crate) const DEFAULT_SOCKETS: [&str; 2] = ["/run/rbuild/rbuildd.sock", "/run/buildkit/buildkitd.sock"];
+
+/// A connection, and the daemon behind it if it is ours.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The gRPC channel.
+    pub(crate) channel: Channel,
+    daemon: Option<PrivateDaemon>,
+}
+
+impl Connection {
+    /// Ends the private daemon, if there is one, and waits for it.
+    pub(crate) async fn close(self) {
+        drop(self.channel);
+        if let Some(daemon) = self.daemon {
+            daemon.stop().await;
+        }
+    }
+}
+
+/// Connects to the daemon that the command line, the environment or the default sockets name. `daemonless`: start
+/// one if there is none.
+pub(crate) async fn connect(args: &ConnectionArgs, daemonless: bool) -> Result<Connection, CommandError> {
+    if let Some(address) = &args.addr {
+        let channel = dial(address, args).await?;
+        return Ok(Connection { channel, daemon: None });
+    }
+    for socket in DEFAULT_SOCKETS {
+        if UnixStream::connect(socket).await.is_ok() {
+            let channel = dial(&format!("unix://{socket}"), args).await?;
+            return Ok(Connection { channel, daemon: None });
+        }
+    }
+    if !daemonless {
+        return Err(CommandError::new(format!("no daemon listens on {}", DEFAULT_SOCKETS.join(" or ")))
+            .hint("start rbuildd, or name its address with --addr or RBUILD_HOST"));
+    }
+    let daemon = PrivateDaemon::start().await?;
+    let channel = dial(&daemon.address(), args).await?;
+    Ok(Connection { channel, daemon: Some(daemon) })
+}
+
+async fn dial(address: &str, args: &ConnectionArgs) -> Result<Channel, CommandError> {
+    let limit = Duration::from_secs(args.timeout.max(1));
+    let dialled = match address.split_once("://") {
+        Some(("unix", path)) => tokio::time::timeout(limit, dial_unix(Path::new(path))).await,
+        Some(("tcp", host)) => tokio::time::timeout(limit, dial_tcp(host, args)).await,
+        Some(("ssh", host)) => tokio::time::timeout(limit.max(Duration::from_secs(30)), dial_ssh(host)).await,
+        _ => {
+            return Err(CommandError::usage(format!(
+                "address `{address}`: expected unix://PATH, tcp://HOST:PORT or ssh://[USER@]HOST"
+            )));
+        }
+    };
+    match dialled {
+        Ok(result) => result.map_err(|error| error.context(format!("connecting to {address}"))),
+        Err(_) => Err(CommandError::new(format!("connecting to {address}: no answer within {limit:?}"))),
+    }
+}
+
+fn endpoint(uri: &str) -> Result<Endpoint, CommandError> {
+    let endpoint = Endpoint::from_shared(uri.to_owned());
+    let endpoint = endpoint.map_err(|error| CommandError::usage(format!("address {uri}: {error}")))?;
+    Ok(endpoint
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20)))
+}
+
+async fn over<S, F, Fut>(connect: F) -> Result<Channel, CommandError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Fn() -> Fut + Send + 'static,
+    Fut: Future<Output = std::io::Result<S>> + Send + 'static,
+{
+    let connector = tower::service_fn(move |_: Uri| {
+        let stream = connect();
+        async move { stream.await.map(TokioIo::new) }
+    });
+    endpoint("http://localhost")?.connect_with_connector(connector).await.map_err(transport_error)
+}
+
+async fn dial_unix(path: &Path) -> Result<Channel, CommandError> {
+    if let Err(error) = UnixStream::connect(path).await {
+        let hint = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => "are you in the group that owns the socket?",
+            _ => "is the daemon running?",
+        };
+        return Err(CommandError::new(error.to_string()).hint(hint));
+    }
+    let path = path.to_owned();
+    over(move || UnixStream::connect(path.clone())).await
+}
+
+async fn dial_tcp(host: &str, args: &ConnectionArgs) -> Result<Channel, CommandError> {
+    let Some(tls) = tls_config(host, args)? else {
+        return endpoint(&format!("http://{host}"))?.connect().await.map_err(transport_error);
+    };
+    let endpoint = endpoint(&format!("https://{host}"))?;
+    let endpoint = endpoint.tls_config(tls).map_err(transport_error)?;
+    endpoint.connect().await.map_err(|error| {
+        transport_error(error).hint("a daemon with mutual TLS wants --tlscert and --tlskey signed by its authority")
+    })
+}
+
+fn tls_config(host: &str, args: &ConnectionArgs) -> Result<Option<ClientTlsConfig>, CommandError> {
+    let in_dir = |name: &str| args.tlsdir.as_ref().map(|dir| dir.join(name));
+    let authority = args.tlscacert.clone().or_else(|| in_dir("ca.pem"));
+    let cert = args.tlscert.clone().or_else(|| in_dir("cert.pem"));
+    let key = args.tlskey.clone().or_else(|| in_dir("key.pem"));
+    if authority.is_none() && cert.is_none() && key.is_none() {
+        return Ok(None);
+    }
+    let read = |path: &PathBuf| {
+        std::fs::read(path).map_err(|error| CommandError::new(format!("{}: {error}", path.display())))
+    };
+    let plain_host = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    let name = args.tlsservername.clone().unwrap_or_else(|| plain_host.to_owned());
+    let mut config = ClientTlsConfig::new().domain_name(name);
+    if let Some(authority) = &authority {
+        config = config.ca_certificate(Certificate::from_pem(read(authority)?));
+    }
+    config = match (&cert, &key) {
+        (Some(cert), Some(key)) => config.identity(Identity::from_pem(read(cert)?, read(key)?)),
+        (None, None) => config,
+        _ => return Err(CommandError::usage("--tlscert and --tlskey belong together")),
+    };
+    Ok(Some(config))
+}
+
+/// Both pipes of an ssh that carries the connection; the process ends with them.
+struct SshStream {
+    pipes: Join<ChildStdout, ChildStdin>,
+    _child: Child,
+}
+
+impl AsyncRead for SshStream {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.pipes).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for SshStream {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        std::pin::Pin::new(&mut self.pipes).poll_write(cx, buf)
+    }
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.pipes).poll_flush(cx)
+    }
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.pipes).poll_shutdown(cx)
+    }
+}
+
+/// Runs `rbuildctl dial-stdio` (or `buildctl dial-stdio`) on the other machine through the system's ssh.
+async fn dial_ssh(host: &str) -> Result<Channel, CommandError> {
+    let host = host.trim_end_matches('/').to_owned();
+    if host.starts_with('-') || host.is_empty() {
+        return Err(CommandError::usage(format!("ssh host `{host}`: expected [USER@]HOST[:PORT]")));
+    }
+    over(move || {
+        let host = host.clone();
+        async move {
+            let (name, port) = match host.rsplit_once(':') {
+                Some((name, port)) if port.parse::<u16>().is_ok() => (name, Some(port)),
+                _ => (host.as_str(), None),
+            };
+            let mut command = Command::new("ssh");
+            if let Some(port) = port {
+                command.args(["-p", port]);
+            }
+            command.args(["--", name, "rbuildctl", "dial-stdio"]);
+            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).kill_on_drop(true);
+            let mut child = command.spawn()?;
+            match (child.stdout.take(), child.stdin.take()) {
+                (Some(stdout), Some(stdin)) => Ok(SshStream { pipes: join(stdout, stdin), _child: child }),
+                _ => Err(std::io::Error::other("ssh has no pipes")),
+            }
+        }
+    })
+    .await
+}
+
+/// Copies standard input to the default socket and back, for [`dial_ssh`].
+pub(crate) async fn dial_stdio(args: &ConnectionArgs) -> Result<(), CommandError> {
+    let path = args.addr.as_deref().and_then(|address| address.strip_prefix("unix://"));
+    let candidates: Vec<&str> = path.map_or_else(|| DEFAULT_SOCKETS.to_vec(), |path| vec![path]);
+    for socket in candidates {
+        if let Ok(mut stream) = UnixStream::connect(socket).await {
+            let mut stdio = join(tokio::io::stdin(), tokio::io::stdout());
+            tokio::io::copy_bidirectional(&mut stdio, &mut stream).await?;
+            return Ok(());
+        }
+    }
+    Err(CommandError::new("no daemon listens on this machine"))
+}
+
+/// The whole chain of causes: the outermost text of a transport error says nothing.
+fn transport_error(error: tonic::transport::Error) -> CommandError {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    CommandError::new(text)
+}

@@ -1,0 +1,150 @@
+//! How a failure reads: one place for the text, the excerpt and the hint.
+
+use std::fmt::Write as _;
+
+use rbuild_api::google::rpc::Status as RpcStatus;
+use prost::Message as _;
+
+/// A command that failed. `message` stands alone; `excerpt` and `hint` help.
+#[derive(Debug)]
+pub(crate) struct CommandError {
+    message: String,
+    excerpt: Option<String>,
+    hint: Option<String>,
+    /// Shown by the progress display already, so only the excerpt and the last line are printed.
+    usage: bool,
+}
+
+impl CommandError {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), excerpt: None, hint: None, usage: false }
+    }
+
+    /// The command line is wrong.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { usage: true, ..Self::new(message) }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn context(mut self, context: impl std::fmt::Display) -> Self {
+        self.message = format!("{context}: {}", self.message);
+        self
+    }
+
+    /// 2 for a wrong command line, 1 for everything else.
+    pub(crate) fn exit_code(&self) -> u8 {
+        if self.usage { 2 } else { 1 }
+    }
+
+    /// A failed call of the daemon.
+    pub(crate) fn from_status(status: &tonic::Status) -> Self {
+        let mut error = Self::new(status.message());
+        if status.message().is_empty() {
+            error.message = status.to_string();
+        }
+        if status.code() == tonic::Code::Unavailable {
+            error.hint = Some("is the daemon still running?".into());
+        }
+        if let Ok(rpc) = RpcStatus::decode(status.details()) {
+            error.excerpt = rpc.details.iter().find_map(|any| match any.type_url.as_str() {
+                "github.com/moby/buildkit/errdefs.Source+json" => excerpt_of(&any.value),
+                _ => None,
+            });
+        }
+        error
+    }
+
+    /// The whole text, ready for standard error.
+    pub(crate) fn render(&self) -> String {
+        let mut text = String::new();
+        if let Some(excerpt) = &self.excerpt {
+            text.push_str(excerpt);
+        }
+        let kind = if self.usage { "error" } else { "ERROR" };
+        // Writing to a string cannot fail.
+        let _ok = writeln!(text, "{kind}: {}", self.message).is_ok();
+        if let Some(hint) = &self.hint {
+            let _ok = writeln!(text, "hint: {hint}").is_ok();
+        }
+        text
+    }
+}
+
+impl From<std::io::Error> for CommandError {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
+impl From<tonic::Status> for CommandError {
+    fn from(status: tonic::Status) -> Self {
+        Self::from_status(&status)
+    }
+}
+
+/// Lines around the failing instruction, the instruction itself marked, in the look of upstream's clients.
+fn excerpt_of(json: &[u8]) -> Option<String> {
+    use base64::Engine as _;
+    let value: serde_json::Value = serde_json::from_slice(json).ok()?;
+    let info = value.get("info")?;
+    let data = base64::engine::general_purpose::STANDARD.decode(info.get("data")?.as_str()?).ok()?;
+    let line = |range: &serde_json::Value, end: &str| {
+        range.get(end)?.get("line")?.as_i64().and_then(|line| usize::try_from(line).ok())
+    };
+    let ranges = value.get("ranges")?.as_array()?;
+    let marked: Vec<(usize, usize)> = (ranges.iter())
+        .filter_map(|range| {
+            let start = line(range, "start")?;
+            Some((start, line(range, "end").unwrap_or(start).max(start)))
+        })
+        .collect();
+    let name = info.get("filename").and_then(|name| name.as_str()).unwrap_or("Dockerfile");
+    excerpt(name, &String::from_utf8_lossy(&data), &marked)
+}
+
+/// `marked`: ranges of lines from 1, both ends included.
+fn excerpt(name: &str, text: &str, marked: &[(usize, usize)]) -> Option<String> {
+    /// Lines shown before and after: enough to see the instruction's surroundings.
+    const AROUND: usize = 2;
+    const RULE: &str = "--------------------";
+    let first = marked.iter().map(|(start, _)| *start).min()?;
+    let last = marked.iter().map(|(_, end)| *end).max()?;
+    let from = first.saturating_sub(AROUND).max(1);
+    let mut out = format!("{name}:{first}\n{RULE}\n");
+    for (index, line) in text.lines().enumerate().skip(from - 1).take(last + AROUND + 1 - from) {
+        let number = index + 1;
+        let hit = marked.iter().any(|(start, end)| (*start..=*end).contains(&number));
+        let mark = if hit { ">>>" } else { "   " };
+        let shown: String = line.chars().filter(|c| !c.is_control() || *c == '\t').collect();
+        let _ok = writeln!(out, " {number:>3} | {mark} {shown}").is_ok();
+    }
+    out.push_str(RULE);
+    out.push('\n');
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failing_line_is_marked_and_escapes_are_taken_out() {
+        let text = excerpt("Dockerfile", "FROM a\n\nRUN \u{1b}[31mx\nRUN y\nRUN z\n", &[(3, 3)]).unwrap();
+        assert_eq!(
+            text,
+            "Dockerfile:3\n--------------------\n   1 |     FROM a\n   2 |     \n   3 | >>> RUN [31mx\n   4 |     RUN y\n   5 |     RUN z\n--------------------\n"
+        );
+    }
+
+    #[test]
+    fn absurd_ranges_do_not_panic() {
+        for marked in [&[(0, 0)][..], &[(usize::MAX / 2, usize::MAX / 2)], &[]] {
+            let shown = excerpt("f", "a\n", marked).unwrap_or_default();
+            assert!(shown.len() < 200);
+        }
+    }
+}

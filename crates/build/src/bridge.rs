@@ -1,0 +1,196 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rbuild_digest::{Digest, random_id};
+use rbuild_frontend::{
+    Bridge, BuildError, Frontend, FrontendRequest, FrontendResult, ImageMeta, ImageQuery, SharedRef, SolveRequest,
+    SourceMeta, SourceQuery, Warning,
+};
+use rbuild_llb::{Definition, Graph};
+use rbuild_oci::Platform;
+use rbuild_progress::{Reporter, VertexInfo};
+use rbuild_solver::Job;
+use rbuild_store::Ref;
+use rbuild_worker::{LlbOp, Scope, Worker};
+
+use crate::error::{from_op, from_solve};
+use crate::events::SolverEvents;
+use crate::refs::BuildRef;
+
+/// Frontends that run frontends go this deep at most.
+const MAX_DEPTH: u32 = 8;
+
+/// What the parts of one build share.
+#[derive(Debug)]
+pub(crate) struct BuildContext {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) job: Job<LlbOp>,
+    pub(crate) scope: Scope,
+    pub(crate) events: Arc<SolverEvents>,
+    pub(crate) frontends: Arc<BTreeMap<String, Arc<dyn Frontend>>>,
+    pub(crate) session: String,
+}
+
+impl BuildContext {
+    /// Computes the head of a definition; `None` is scratch.
+    pub(crate) async fn solve_definition(&self, definition: &Definition) -> Result<Option<Ref>, BuildError> {
+        let graph = Graph::from_definition(definition)
+            .map_err(|error| BuildError::invalid(format!("invalid definition: {error}")))?;
+        self.events.add_groups(&graph);
+        let (graph, head) = self.worker.graph(&graph).map_err(|error| from_op(&error))?;
+        let Some(head) = head else { return Ok(None) };
+        let solved = self.job.solve(&Arc::new(graph), head).await;
+        solved.map(|solved| Some(solved.output)).map_err(|error| from_solve(&error, definition))
+    }
+
+    /// A step of the build's own, shown beside the vertices.
+    pub(crate) fn step(&self, name: &str) -> Reporter {
+        let digest = Digest::of(format!("{name}\0{}", random_id()));
+        let info = VertexInfo { digest, name: name.to_owned(), inputs: Vec::new(), group: None };
+        self.scope.progress.vertex(info)
+    }
+}
+
+/// The bridge of one build, at one depth of nested frontends.
+#[derive(Debug)]
+pub(crate) struct BuildBridge {
+    context: Arc<BuildContext>,
+    options: BTreeMap<String, String>,
+    inputs: BTreeMap<String, Definition>,
+    depth: u32,
+}
+
+impl BuildBridge {
+    pub(crate) fn new(
+        context: Arc<BuildContext>,
+        options: BTreeMap<String, String>,
+        inputs: BTreeMap<String, Definition>,
+    ) -> Self {
+        Self { context, options, inputs, depth: 0 }
+    }
+
+    async fn run_frontend(&self, request: SolveRequest) -> Result<FrontendResult, BuildError> {
+        if self.depth >= MAX_DEPTH {
+            return Err(BuildError::invalid(format!("frontends are nested more than {MAX_DEPTH} deep")));
+        }
+        let frontend = find_frontend(&self.context.frontends, &request)?;
+        let bridge = Arc::new(Self {
+            context: self.context.clone(),
+            options: request.options.clone(),
+            inputs: request.inputs.clone(),
+            depth: self.depth + 1,
+        });
+        let request = FrontendRequest {
+            options: request.options,
+            inputs: request.inputs,
+            session_id: self.context.session.clone(),
+        };
+        frontend.solve(bridge, request).await
+    }
+
+    async fn show<T>(
+        &self,
+        name: &str,
+        work: impl Future<Output = Result<T, BuildError>>,
+        reporter: &Reporter,
+    ) -> Result<T, BuildError> {
+        if name.is_empty() {
+            return work.await;
+        }
+        reporter.started();
+        let result = work.await;
+        reporter.completed(result.as_ref().err().map(ToString::to_string));
+        result
+    }
+}
+
+fn find_frontend(
+    frontends: &BTreeMap<String, Arc<dyn Frontend>>,
+    request: &SolveRequest,
+) -> Result<Arc<dyn Frontend>, BuildError> {
+    if let Some(frontend) = frontends.get(&request.frontend) {
+        return Ok(frontend.clone());
+    }
+    if request.frontend == "gateway.v0" {
+        let image = request.options.get("source").map_or("an image", String::as_str);
+        return Err(BuildError::unimplemented(format!(
+            "frontends that are images are not supported by rbuildd yet: `{image}` cannot be run. \
+             The syntax docker/dockerfile is built in"
+        )));
+    }
+    let known: Vec<_> = frontends.keys().map(String::as_str).collect();
+    Err(BuildError::invalid(format!("frontend `{}` not found: this daemon has {}", request.frontend, known.join(", "))))
+}
+
+#[async_trait]
+impl Bridge for BuildBridge {
+    async fn solve(&self, request: SolveRequest) -> Result<FrontendResult, BuildError> {
+        let evaluate = request.evaluate;
+        let result = match (&request.definition, request.frontend.is_empty()) {
+            (Some(_), false) => {
+                return Err(BuildError::invalid("solve: give either a definition or a frontend, not both"));
+            }
+            (None, true) => FrontendResult::single(None),
+            (Some(definition), true) if definition.is_scratch() => FrontendResult::single(None),
+            (Some(definition), true) => {
+                // Checked now, so that the frontend learns of a mistake where it made it.
+                Graph::from_definition(definition)
+                    .map_err(|error| BuildError::invalid(format!("invalid definition: {error}")))?;
+                let reference: SharedRef = Arc::new(BuildRef::new(self.context.clone(), definition.clone()));
+                FrontendResult::single(Some(reference))
+            }
+            (None, false) => self.run_frontend(request).await?,
+        };
+        if evaluate {
+            crate::run::evaluate(&result).await?;
+        }
+        Ok(result)
+    }
+
+    async fn resolve_image(&self, query: ImageQuery) -> Result<ImageMeta, BuildError> {
+        let reporter = self.context.step(&query.log_name);
+        let name = query.log_name.clone();
+        let work = async {
+            let resolved = self.context.worker.resolve_image(&self.context.scope, &reporter, query.into_request());
+            resolved.await.map_err(|error| from_op(&error))
+        };
+        let resolved = self.show(&name, work, &reporter).await?;
+        Ok(ImageMeta { reference: resolved.reference, digest: resolved.digest, config: resolved.config })
+    }
+
+    async fn resolve_source(&self, query: SourceQuery) -> Result<SourceMeta, BuildError> {
+        let _ = query;
+        unreachable!()
+    }
+
+    async fn warn(&self, warning: Warning) -> Result<(), BuildError> {
+        let reporter = match warning.vertex {
+            Some(digest) => self.context.scope.progress.vertex(VertexInfo {
+                digest,
+                name: String::new(),
+                inputs: Vec::new(),
+                group: None,
+            }),
+            None => self.context.step("warning"),
+        };
+        reporter.warn(warning_to_progress(warning));
+        Ok(())
+    }
+
+    fn inputs(&self) -> BTreeMap<String, Definition> {
+        self.inputs.clone()
+    }
+
+    fn options(&self) -> BTreeMap<String, String> {
+        self.options.clone()
+    }
+
+    fn session_id(&self) -> String {
+        self.context.session.clone()
+    }
+
+    fn platforms(&self) -> Vec<Platform> {
+        self.context.worker.platforms()
+    }
+}

@@ -1,0 +1,153 @@
+//! Reading a ref's files for a frontend. Everything goes through `sys::Root`: links stay inside the ref.
+
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+
+use rbuild_frontend::{BuildError, DirEntry, ErrorCode, FileRange};
+use rbuild_store::StoreError;
+use rbuild_sys::{Root, Stat, SysError};
+
+/// More than a Dockerfile or an ignore file ever is; a frontend that wants more reads ranges.
+const MAX_READ: u64 = 64 << 20;
+
+/// Runs disk work off the async runtime.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+) -> Result<T, BuildError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(BuildError::new(ErrorCode::Internal, format!("reading files: {error}"))))
+}
+
+pub(crate) fn store_error(error: &StoreError) -> BuildError {
+    let code = match error {
+        error if error.is_no_space() => ErrorCode::ResourceExhausted,
+        error if error.is_not_found() => ErrorCode::NotFound,
+        _ => ErrorCode::Unknown,
+    };
+    BuildError::new(code, error.to_string())
+}
+
+/// The wording for a missing file is upstream's: tools look for it.
+fn at(path: &str, verb: &str) -> impl Fn(SysError) -> BuildError {
+    let (path, verb) = (path.to_owned(), verb.to_owned());
+    move |error| match std::io::Error::from(error).kind() {
+        std::io::ErrorKind::NotFound => {
+            BuildError::new(ErrorCode::NotFound, format!("{verb} {path}: no such file or directory"))
+        }
+        _ => BuildError::new(ErrorCode::Unknown, format!("{verb} {path}: not readable as asked")),
+    }
+}
+
+pub(crate) fn read_file(root: &Root, path: &str, range: Option<FileRange>) -> Result<Vec<u8>, BuildError> {
+    let file = root.open_file(path).map_err(at(path, "open"))?;
+    let failed = |error: std::io::Error| BuildError::new(ErrorCode::Unknown, format!("read {path}: {error}"));
+    let size = file.metadata().map_err(failed)?.len();
+    let offset = range.map_or(0, |range| range.offset);
+    let wanted = range.map_or(0, |range| range.length);
+    let rest = size.saturating_sub(offset);
+    let length = if wanted == 0 { rest } else { wanted.min(rest) };
+    if length > MAX_READ {
+        let text = format!("read {path}: {length} bytes at once, at most {MAX_READ}");
+        return Err(BuildError::new(ErrorCode::ResourceExhausted, text));
+    }
+    if offset == 0 {
+        let mut data = Vec::new();
+        file.take(length).read_to_end(&mut data).map_err(failed)?;
+        return Ok(data);
+    }
+    let mut data = vec![0; usize::try_from(length).unwrap_or(0)];
+    let mut filled = 0;
+    while filled < data.len() {
+        let count = file.read_at(&mut data[filled..], offset + filled as u64).map_err(failed)?;
+        if count == 0 {
+            break;
+        }
+        filled += count;
+    }
+    data.truncate(filled);
+    Ok(data)
+}
+
+pub(crate) fn read_dir(root: &Root, path: &str, include: &str) -> Result<Vec<DirEntry>, BuildError> {
+    let dir = root.open_dir(path).map_err(at(path, "open"))?;
+    let mut entries = Vec::new();
+    for entry in dir.read_dir().map_err(at(path, "read"))? {
+        let name = entry.name.to_string_lossy().into_owned();
+        let matched = include.is_empty()
+            || rbuild_patterns::glob_match(include, &name)
+                .map_err(|error| BuildError::invalid(format!("pattern `{include}`: {error}")))?;
+        if matched {
+            let stat = dir.stat(&entry.name).map_err(at(&name, "lstat"))?;
+            let link = link_name(&dir, std::path::Path::new(&entry.name), &stat)?;
+            entries.push(dir_entry(name, &stat, link));
+        }
+    }
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
+}
+
+pub(crate) fn stat_file(root: &Root, path: &str) -> Result<DirEntry, BuildError> {
+    let stat = root.stat(path).map_err(at(path, "lstat"))?;
+    let link = link_name(root, std::path::Path::new(path), &stat)?;
+    let name = path.trim_matches('/').rsplit('/').next().unwrap_or_default();
+    Ok(dir_entry(name.to_owned(), &stat, link))
+}
+
+fn link_name(root: &Root, path: &std::path::Path, stat: &Stat) -> Result<String, BuildError> {
+    if stat.mode & 0o170_000 != 0o120_000 {
+        return Ok(String::new());
+    }
+    let target = root.read_link(path).map_err(at(&path.to_string_lossy(), "readlink"))?;
+    Ok(String::from_utf8_lossy(target.as_os_str().as_bytes()).into_owned())
+}
+
+fn dir_entry(path: String, stat: &Stat, link_name: String) -> DirEntry {
+    DirEntry {
+        path,
+        mode: wire_mode(stat.mode),
+        uid: stat.uid,
+        gid: stat.gid,
+        size: stat.size,
+        mtime_ns: stat.mtime_ns,
+        link_name,
+        dev_major: 0,
+        dev_minor: 0,
+    }
+}
+
+/// `st_mode` as Go's `os.FileMode` bits. Source: protocol notes, "File transfer".
+fn wire_mode(mode: u32) -> u32 {
+    let kind = match mode & 0o170_000 {
+        0o040_000 => 1 << 31,
+        0o120_000 => 1 << 27,
+        0o060_000 => 1 << 26,
+        0o020_000 => 1 << 26 | 1 << 21,
+        0o010_000 => 1 << 25,
+        0o140_000 => 1 << 24,
+        _ => 0,
+    };
+    let bit = |from: u32, to: u32| if mode & from != 0 { 1 << to } else { 0 };
+    kind | bit(0o4000, 23) | bit(0o2000, 22) | bit(0o1000, 20) | (mode & 0o777)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_do_not_lead_out_and_ranges_are_cut_to_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "0123456789").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("out")).unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        assert_eq!(read_file(&root, "/f", None).unwrap(), b"0123456789");
+        let range = |offset, length| Some(FileRange { offset, length });
+        assert_eq!(read_file(&root, "f", range(8, 100)).unwrap(), b"89");
+        assert_eq!(read_file(&root, "f", range(80, 1)).unwrap(), b"");
+        assert_eq!(read_file(&root, "out", None).unwrap_err().code, ErrorCode::NotFound);
+        assert_eq!(stat_file(&root, "out").unwrap().link_name, "/etc/passwd");
+        let names: Vec<_> = read_dir(&root, "/", "").unwrap().into_iter().map(|entry| entry.path).collect();
+        assert_eq!(names, ["f", "out"]);
+    }
+}

@@ -1,0 +1,401 @@
+//! The command line, spelt as upstream's daemon spells it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use super::file::ConfigFile;
+use super::{Config, ConfigError, Snapshotter, Tls};
+
+const DEFAULT_ROOT: &str = "/var/lib/rbuild";
+const DEFAULT_ADDRESS: &str = "unix:///run/rbuild/rbuildd.sock";
+const DEFAULT_CONFIG: &str = "/etc/rbuild/rbuildd.toml";
+/// Long enough for an ordinary build to finish, shorter than service managers wait for a stop (90 s).
+const DEFAULT_DRAIN_SECS: u64 = 60;
+const DEFAULT_HISTORY_ENTRIES: usize = 50;
+
+/// rbuildd: a BuildKit-compatible build daemon.
+#[derive(Debug, Parser)]
+#[command(name = "rbuildd", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Configuration file (TOML) [default: /etc/rbuild/rbuildd.toml]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// State directory [default: /var/lib/rbuild]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Listening address, repeatable: unix://, tcp:// or fd:// [default: unix:///run/rbuild/rbuildd.sock]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) addr: Vec<String>,
+    /// Debug output in logs
+    #[arg(long)]
+    pub(crate) debug: bool,
+    /// Log level: trace, debug, info, warn, error
+    #[arg(long, value_name = "LEVEL", env = "RBUILDD_LOG_LEVEL")]
+    pub(crate) log_level: Option<String>,
+    /// Log format: text or json
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) log_format: Option<String>,
+    /// Group (name or gid) that owns the unix sockets
+    #[arg(long)]
+    pub(crate) group: Option<String>,
+    /// Server certificate
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlscert: Option<PathBuf>,
+    /// Key of the server certificate
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlskey: Option<PathBuf>,
+    /// Authority that must have signed the clients' certificates
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tlscacert: Option<PathBuf>,
+    /// Listen on tcp:// without TLS: anyone who can connect can build as root
+    #[arg(long)]
+    pub(crate) insecure_tcp: bool,
+    /// Allow builds to ask for: network.host, security.insecure
+    #[arg(long, value_name = "NAME")]
+    pub(crate) allow_insecure_entitlement: Vec<String>,
+    /// Only `true` and `auto` are possible: it is the only worker
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) oci_worker: Option<String>,
+    /// Worker label key=value, repeatable
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) oci_worker_labels: Vec<String>,
+    /// Snapshotter: auto, overlayfs or native
+    #[arg(long, value_name = "NAME")]
+    pub(crate) oci_worker_snapshotter: Option<String>,
+    /// Platforms offered beside the native one
+    #[arg(long, value_name = "PLATFORM")]
+    pub(crate) oci_worker_platform: Vec<String>,
+    /// Default network of steps: auto or host
+    #[arg(long, value_name = "MODE")]
+    pub(crate) oci_worker_net: Option<String>,
+    /// Run steps through this OCI runtime (runc, crun) instead of the built-in sandbox
+    #[arg(long, value_name = "BINARY")]
+    pub(crate) oci_worker_binary: Option<PathBuf>,
+    /// Steps that may run at the same time; 0 is no limit
+    #[arg(long, value_name = "N")]
+    pub(crate) oci_max_parallelism: Option<usize>,
+    /// Automatic garbage collection
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) oci_worker_gc: Option<bool>,
+    /// Storage that collection keeps, MB or a percentage: `reserved[,free[,maximum]]`
+    #[arg(long, value_name = "SIZES")]
+    pub(crate) oci_worker_gc_keepstorage: Option<String>,
+    /// Only `false` and `auto` are possible
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) containerd_worker: Option<String>,
+    /// Mirror or registry setting `host=mirror[,mirror…]`, repeatable; `http://` before a mirror means plain http
+    #[arg(long, value_name = "HOST=MIRROR")]
+    pub(crate) registry_mirror: Vec<String>,
+    /// Seconds that running builds may go on after SIGTERM
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) drain_timeout: Option<u64>,
+    /// Unix socket on which spans of steps and clients are taken
+    #[arg(long, value_name = "PATH")]
+    pub(crate) otel_socket_path: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) refused: Refused,
+}
+
+/// Flags of upstream's daemon that ask for what this one does not have; hidden, refused by name.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Refused {
+    #[arg(long, hide = true)]
+    rootless: bool,
+    #[arg(long, hide = true)]
+    debugaddr: Option<String>,
+    #[arg(long, hide = true)]
+    proxy_network: bool,
+    #[arg(long, hide = true)]
+    save_cache_debug: bool,
+    /// CDI is never on, so this one is honoured.
+    #[arg(long, hide = true)]
+    cdi_disabled: bool,
+    #[arg(long, hide = true)]
+    cdi_spec_dir: Vec<String>,
+    #[arg(long, hide = true)]
+    oci_worker_rootless: bool,
+    #[arg(long, hide = true)]
+    oci_worker_no_process_sandbox: bool,
+    #[arg(long, hide = true)]
+    oci_worker_selinux: bool,
+    #[arg(long, hide = true)]
+    oci_worker_apparmor_profile: Option<String>,
+    #[arg(long, hide = true)]
+    oci_worker_proxy_snapshotter_path: Option<String>,
+    #[arg(long, hide = true)]
+    oci_cni_config_path: Option<String>,
+    #[arg(long, hide = true)]
+    oci_cni_binary_dir: Option<String>,
+    #[arg(long, hide = true)]
+    oci_cni_pool_size: Option<i64>,
+}
+
+impl Refused {
+    fn check(&self) -> Result<(), ConfigError> {
+        const NETWORK: &str = "steps have the host's network or none";
+        let refused = [
+            (self.rootless || self.oci_worker_rootless, "--rootless", "run rbuildd as root"),
+            (self.debugaddr.is_some(), "--debugaddr", "there is no debug server"),
+            (self.proxy_network, "--proxy-network", NETWORK),
+            (self.save_cache_debug, "--save-cache-debug", "there is no such dump"),
+            (!self.cdi_spec_dir.is_empty(), "--cdi-spec-dir", "devices are not supported"),
+            (self.oci_worker_no_process_sandbox, "--oci-worker-no-process-sandbox", "every step has its own process namespace"),
+            (self.oci_worker_selinux, "--oci-worker-selinux", "there is no SELinux support"),
+            (self.oci_worker_apparmor_profile.is_some(), "--oci-worker-apparmor-profile", "there is no AppArmor support"),
+            (self.oci_worker_proxy_snapshotter_path.is_some(), "--oci-worker-proxy-snapshotter-path", "snapshotters are overlayfs and native"),
+            (self.oci_cni_config_path.is_some(), "--oci-cni-config-path", NETWORK),
+            (self.oci_cni_binary_dir.is_some(), "--oci-cni-binary-dir", NETWORK),
+            (self.oci_cni_pool_size.is_some_and(|n| n > 0), "--oci-cni-pool-size", NETWORK),
+        ];
+        match refused.into_iter().find(|(asked, ..)| *asked) {
+            Some((_, setting, hint)) => Err(unsupported(setting, hint)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn unsupported(setting: &str, hint: &'static str) -> ConfigError {
+    ConfigError::Unsupported { setting: format!("`{setting}`"), hint }
+}
+
+fn invalid(setting: &str, message: impl Into<String>) -> ConfigError {
+    ConfigError::Invalid { setting: setting.into(), message: message.into() }
+}
+
+impl Cli {
+    /// Joins the command line, the file and the defaults.
+    pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
+        self.refused.check()?;
+        self.check_workers()?;
+        let path = self.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into());
+        let file = ConfigFile::load(&path, self.config.is_some())?;
+        let oci = &file.worker.oci;
+        let snapshotter = parse_snapshotter(self.oci_worker_snapshotter.as_ref().or(oci.snapshotter.as_ref()))?;
+        let host_network = parse_network(self.oci_worker_net.as_ref().or(oci.network_mode.as_ref()))?;
+        let entitlements = [self.allow_insecure_entitlement.clone(), file.insecure_entitlements.clone()].concat();
+        check_entitlements(&entitlements)?;
+        if !self.oci_worker_platform.is_empty() || !oci.platforms.is_empty() {
+            check_platforms(self.oci_worker_platform.iter().chain(&oci.platforms))?;
+        }
+        let tls = self.tls(&file)?;
+        let gc_policies = self.gc_policies(&file)?;
+        let addresses = match (self.addr.is_empty(), file.grpc.address.is_empty()) {
+            (false, _) => self.addr.clone(),
+            (true, false) => file.grpc.address.clone(),
+            (true, true) => vec![DEFAULT_ADDRESS.into()],
+        };
+        let mut registries = file.registry;
+        for entry in &self.registry_mirror {
+            add_mirror(&mut registries, entry)?;
+        }
+        let mut labels = file.worker.oci.labels;
+        labels.extend(parse_labels(&self.oci_worker_labels)?);
+        let debug = self.debug || file.debug;
+        Ok(Config {
+            root: self.root.or(file.root).unwrap_or_else(|| DEFAULT_ROOT.into()),
+            addresses,
+            group: self.group,
+            uid: file.grpc.uid,
+            gid: file.grpc.gid,
+            tls,
+            insecure_tcp: self.insecure_tcp || file.grpc.insecure_tcp,
+            log_level: match (file.trace, debug) {
+                (true, _) => "trace".into(),
+                (_, true) => "debug".into(),
+                _ => self.log_level.or(file.log.level).unwrap_or_else(|| "info".into()),
+            },
+            log_json: parse_log_format(self.log_format.as_ref().or(file.log.format.as_ref()))?,
+            entitlements,
+            labels,
+            snapshotter,
+            runtime_binary: self.oci_worker_binary.or(file.worker.oci.binary),
+            host_network,
+            parallelism: self.oci_max_parallelism.or(file.worker.oci.max_parallelism).unwrap_or(0),
+            gc: self.oci_worker_gc.or(file.worker.oci.gc).unwrap_or(true),
+            gc_policies,
+            registries,
+            dns: file.dns,
+            trace_socket: self.otel_socket_path,
+            drain: self
+                .drain_timeout
+                .map(std::time::Duration::from_secs)
+                .or(file.drain_timeout.map(|s| s.0))
+                .unwrap_or(std::time::Duration::from_secs(DEFAULT_DRAIN_SECS)),
+            history_max_entries: file.history.max_entries.unwrap_or(DEFAULT_HISTORY_ENTRIES),
+        })
+    }
+
+    fn check_workers(&self) -> Result<(), ConfigError> {
+        match self.containerd_worker.as_deref() {
+            None | Some("false" | "auto") => {}
+            Some(other) => {
+                return Err(unsupported(&format!("--containerd-worker={other}"), "rbuildd has its own worker"));
+            }
+        }
+        match self.oci_worker.as_deref() {
+            None | Some("true" | "auto") => Ok(()),
+            Some(other) => Err(unsupported(&format!("--oci-worker={other}"), "it is the only worker")),
+        }
+    }
+
+    fn tls(&self, file: &ConfigFile) -> Result<Option<Tls>, ConfigError> {
+        let from_file = file.grpc.tls.as_ref();
+        let cert = self.tlscert.clone().or(from_file.map(|t| t.cert.clone()));
+        let key = self.tlskey.clone().or(from_file.map(|t| t.key.clone()));
+        let client_ca = self.tlscacert.clone().or(from_file.and_then(|t| t.ca.clone()));
+        match (cert, key) {
+            (Some(cert), Some(key)) => Ok(Some(Tls { cert, key, client_ca })),
+            (None, None) if client_ca.is_none() => Ok(None),
+            _ => Err(invalid("TLS", "a certificate needs its key: give both --tlscert and --tlskey")),
+        }
+    }
+
+    fn gc_policies(&self, file: &ConfigFile) -> Result<Vec<super::GcPolicyFile>, ConfigError> {
+        use super::size::Size;
+        let oci = &file.worker.oci;
+        if !oci.gcpolicy.is_empty() {
+            return Ok(oci.gcpolicy.clone());
+        }
+        let mut policy = super::GcPolicyFile {
+            all: true,
+            reserved_space: oci.reserved_space.or(oci.gckeepstorage),
+            max_used_space: oci.max_used_space,
+            min_free_space: oci.min_free_space,
+            ..Default::default()
+        };
+        if let Some(text) = &self.oci_worker_gc_keepstorage {
+            let mut sizes = Vec::new();
+            for part in text.split(',') {
+                // A bare number counts megabytes here, unlike in the file.
+                let unit = if part.trim().parse::<f64>().is_ok() { "MB" } else { "" };
+                let size = Size::parse(&format!("{part}{unit}"))
+                    .map_err(|message| invalid("--oci-worker-gc-keepstorage", message))?;
+                sizes.push(size);
+            }
+            policy.reserved_space = sizes.first().copied().or(policy.reserved_space);
+            policy.min_free_space = sizes.get(1).copied().or(policy.min_free_space);
+            policy.max_used_space = sizes.get(2).copied().or(policy.max_used_space);
+        }
+        if policy.reserved_space.is_none() && policy.max_used_space.is_none() && policy.min_free_space.is_none() {
+            policy.reserved_space = Some(Size::Percent(10.0));
+            policy.max_used_space = Some(Size::Percent(60.0));
+            policy.min_free_space = Some(Size::Percent(20.0));
+        }
+        Ok(vec![policy])
+    }
+}
+
+fn parse_snapshotter(name: Option<&String>) -> Result<Snapshotter, ConfigError> {
+    match name.map(String::as_str) {
+        None | Some("auto" | "") => Ok(Snapshotter::Auto),
+        Some("overlayfs" | "overlay") => Ok(Snapshotter::Overlay),
+        Some("native") => Ok(Snapshotter::Native),
+        Some(other) => Err(unsupported(&format!("snapshotter {other}"), "use auto, overlayfs or native")),
+    }
+}
+
+fn parse_network(mode: Option<&String>) -> Result<bool, ConfigError> {
+    match mode.map(String::as_str) {
+        None | Some("auto" | "host" | "") => Ok(true),
+        Some(other) => Err(unsupported(&format!("network mode {other}"), "use auto or host")),
+    }
+}
+
+fn parse_log_format(format: Option<&String>) -> Result<bool, ConfigError> {
+    match format.map(String::as_str) {
+        None | Some("text" | "") => Ok(false),
+        Some("json") => Ok(true),
+        Some(other) => Err(invalid("--log-format", format!("`{other}`: expected text or json"))),
+    }
+}
+
+fn check_entitlements(names: &[String]) -> Result<(), ConfigError> {
+    match names.iter().find(|n| !matches!(n.as_str(), "network.host" | "security.insecure")) {
+        None => Ok(()),
+        Some(name) => Err(invalid(
+            "--allow-insecure-entitlement",
+            format!("unknown entitlement `{name}`: expected network.host or security.insecure"),
+        )),
+    }
+}
+
+/// Steps run on the machine's own architecture, so only that may be named.
+fn check_platforms<'a>(platforms: impl Iterator<Item = &'a String>) -> Result<(), ConfigError> {
+    let native = rbuild_oci::Platform::host();
+    for text in platforms {
+        let platform = rbuild_oci::Platform::parse(text)
+            .map_err(|error| invalid("--oci-worker-platform", format!("`{text}`: {error}")))?;
+        if platform.architecture != native.architecture {
+            return Err(unsupported(&format!("--oci-worker-platform={text}"), "foreign platforms need emulation"));
+        }
+    }
+    Ok(())
+}
+
+fn parse_labels(entries: &[String]) -> Result<BTreeMap<String, String>, ConfigError> {
+    entries
+        .iter()
+        .map(|entry| match entry.split_once('=') {
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+            None => Err(invalid("--oci-worker-labels", format!("`{entry}`: expected key=value"))),
+        })
+        .collect()
+}
+
+fn add_mirror(
+    registries: &mut BTreeMap<String, super::RegistryFile>,
+    entry: &str,
+) -> Result<(), ConfigError> {
+    let (host, mirrors) = entry
+        .split_once('=')
+        .ok_or_else(|| invalid("--registry-mirror", format!("`{entry}`: expected host=mirror")))?;
+    for mirror in mirrors.split(',') {
+        let name = match mirror.strip_prefix("http://") {
+            Some(name) => {
+                registries.entry(name.to_owned()).or_default().http = Some(true);
+                name
+            }
+            None => mirror.strip_prefix("https://").unwrap_or(mirror),
+        };
+        registries.entry(host.to_owned()).or_default().mirrors.push(name.to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<Config, ConfigError> {
+        let args = std::iter::once("rbuildd").chain(args.iter().copied());
+        Cli::try_parse_from(args).expect("flags parse").into_config()
+    }
+
+    #[test]
+    fn upstream_command_lines_are_taken() {
+        let config = config(&[
+            "--root", "/tmp/r", "--addr", "unix:///tmp/a", "--debug", "--oci-worker=true",
+            "--containerd-worker=false", "--oci-worker-gc=false", "--oci-worker-labels=a=b",
+            "--allow-insecure-entitlement=security.insecure", "--group", "docker",
+        ])
+        .unwrap();
+        assert!(!config.gc && config.log_level == "debug" && config.labels["a"] == "b");
+    }
+
+    #[test]
+    fn flags_for_what_is_missing_are_refused_by_name() {
+        for (args, name) in [
+            (&["--rootless"][..], "--rootless"),
+            (&["--containerd-worker=true"], "--containerd-worker=true"),
+            (&["--oci-worker=false"], "--oci-worker=false"),
+            (&["--oci-worker-net=cni"], "cni"),
+            (&["--oci-worker-snapshotter=zfs"], "zfs"),
+            (&["--allow-insecure-entitlement=root"], "root"),
+        ] {
+            let error = config(args).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}

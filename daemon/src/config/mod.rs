@@ -1,0 +1,70 @@
+//! Settings of the daemon: command line over configuration file over defaults.
+//!
+//! Central type: [`Config`]. Names follow upstream's daemon, so a unit file or a test harness keeps working
+//! when the binary is swapped; what this daemon does not have is refused by name in [`cli`] and [`file`].
+
+mod cli;
+mod file;
+mod size;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+pub(crate) use cli::Cli;
+pub(crate) use file::{GcPolicyFile, RegistryFile};
+
+/// Everything the daemon needs to know before it starts.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) root: PathBuf,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) group: Option<String>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) insecure_tcp: bool,
+    pub(crate) log_level: String,
+    pub(crate) log_json: bool,
+    pub(crate) entitlements: Vec<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) snapshotter: Snapshotter,
+    pub(crate) runtime_binary: Option<PathBuf>,
+    pub(crate) host_network: bool,
+    pub(crate) parallelism: usize,
+    pub(crate) gc: bool,
+    pub(crate) gc_policies: Vec<GcPolicyFile>,
+    pub(crate) registries: BTreeMap<String, RegistryFile>,
+    pub(crate) dns: file::DnsFile,
+    pub(crate) trace_socket: Option<PathBuf>,
+    pub(crate) drain: std::time::Duration,
+    pub(crate) history_max_entries: usize,
+}
+
+/// Server certificate, its key, and the authority that signs clients.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) client_ca: Option<PathBuf>,
+}
+
+/// How layers become directories.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Snapshotter {
+    Auto,
+    Overlay,
+    Native,
+}
+
+/// A setting that cannot be honoured.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("reading the configuration file `{path}`: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("configuration file `{path}`: {message}")]
+    Parse { path: PathBuf, message: String },
+    #[error("{setting} is not supported by rbuildd: {hint}")]
+    Unsupported { setting: String, hint: &'static str },
+    #[error("{setting}: {message}")]
+    Invalid { setting: String, message: String },
+}

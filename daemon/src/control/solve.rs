@@ -1,0 +1,100 @@
+//! Solve and Status.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt as _;
+use rbuild_api::moby::buildkit::v1 as wire;
+use rbuild_build::{BuildRequest, ExporterSpec, What};
+use rbuild_digest::is_safe_id;
+use rbuild_frontend::{BuildError, ErrorCode};
+use rbuild_gateway::ClientFrontend;
+use rbuild_llb::Definition;
+use tokio_util::sync::CancellationToken;
+use tonic::{Response, Status};
+
+use super::{ControlService, Reply, ReplyStream, refuse};
+
+/// More exporters in one build than anyone has asked for.
+const MAX_EXPORTERS: usize = 64;
+
+/// Builds. The build runs in a task of the builder's; when the client goes away, this future is dropped and
+/// the guard cancels that task, which still cleans up after itself.
+pub(super) async fn solve(control: &ControlService, wire: wire::SolveRequest) -> Reply<wire::SolveResponse> {
+    let request = build_request(control, wire).map_err(|error| refuse(&error))?;
+    let cancel = CancellationToken::new();
+    let _guard = cancel.clone().drop_guard();
+    let outcome = control.builder.build(request, cancel).await.map_err(|error| refuse(&error))?;
+    Ok(Response::new(wire::SolveResponse { exporter_response: outcome.exporter_response }))
+}
+
+/// Replays a build's events from its start, then follows until it is over.
+pub(super) async fn status(
+    control: &ControlService,
+    request: wire::StatusRequest,
+) -> Reply<ReplyStream<wire::StatusResponse>> {
+    let Some(progress) = control.builder.progress(&request.r#ref).await else {
+        return Err(Status::not_found(format!("no such job {}", request.r#ref)));
+    };
+    let events = progress.subscribe().map(Ok);
+    Ok(Response::new(Box::pin(events)))
+}
+
+fn build_request(control: &ControlService, wire: wire::SolveRequest) -> Result<BuildRequest, BuildError> {
+    if !is_safe_id(&wire.r#ref) {
+        return Err(BuildError::invalid(format!(
+            "build id {:?}: expected 1 to 128 letters, digits, `_`, `.` or `-`",
+            wire.r#ref
+        )));
+    }
+    if wire.source_policy.is_some() || !wire.source_policy_session.is_empty() {
+        return Err(BuildError::unimplemented("source policies are not supported by rbuildd yet"));
+    }
+    if wire.proxy_network {
+        return Err(BuildError::unimplemented("the proxy network is not supported by rbuildd"));
+    }
+    let inputs = (wire.frontend_inputs.into_iter())
+        .map(|(name, def)| Ok((name, definition(def)?)))
+        .collect::<Result<BTreeMap<_, _>, BuildError>>()?;
+    let def = wire.definition.filter(|def| !def.def.is_empty());
+    let what = match (wire.frontend.is_empty(), def) {
+        (false, Some(_)) => {
+            return Err(BuildError::invalid("a build has either a definition or a frontend, not both"));
+        }
+        (false, None) => What::Frontend { name: wire.frontend, options: wire.frontend_attrs, inputs },
+        (true, Some(def)) => What::Definition(definition(def)?),
+        (true, None) => What::Client {
+            frontend: std::sync::Arc::new(ClientFrontend::new(control.forwarded.clone(), wire.r#ref.clone())),
+            options: wire.frontend_attrs,
+            inputs,
+        },
+    };
+    let mut exporters = wire.exporters;
+    if exporters.is_empty() && !wire.exporter_deprecated.is_empty() {
+        exporters.push(wire::Exporter {
+            r#type: wire.exporter_deprecated,
+            attrs: wire.exporter_attrs_deprecated,
+            ..Default::default()
+        });
+    }
+    if exporters.len() > MAX_EXPORTERS {
+        let text = format!("{} exporters in one build: at most {MAX_EXPORTERS}", exporters.len());
+        return Err(BuildError::new(ErrorCode::InvalidArgument, text));
+    }
+    let cache = wire.cache.unwrap_or_default();
+    Ok(BuildRequest {
+        id: wire.r#ref,
+        session: wire.session,
+        what,
+        exporters: exporters
+            .into_iter()
+            .map(|exporter| ExporterSpec { kind: exporter.r#type, attrs: exporter.attrs })
+            .collect(),
+        entitlements: wire.entitlements,
+        cache_exports: cache.exports.into_iter().map(|entry| (entry.r#type, entry.attrs)).collect(),
+        cache_imports: cache.imports.into_iter().map(|entry| (entry.r#type, entry.attrs)).collect(),
+    })
+}
+
+fn definition(wire: rbuild_api::pb::Definition) -> Result<Definition, BuildError> {
+    Definition::from_wire(wire).map_err(|error| BuildError::invalid(format!("invalid definition: {error}")))
+}
