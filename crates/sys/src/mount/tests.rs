@@ -12,7 +12,8 @@ impl Layers {
         let dir = tempfile::tempdir().unwrap();
         for name in names {
             fs::create_dir_all(dir.path().join(name)).unwrap();
-            fs::write(dir.path().join(name).join(format!("in-{}", name.replace('/', "_"))), name).unwrap();
+            fs::write(dir.path().join(name).join(format!("in-{}", name.rsplit('/').next().unwrap())), name)
+                .unwrap();
             fs::write(dir.path().join(name).join("same"), name).unwrap();
         }
         fs::create_dir_all(dir.path().join("work")).unwrap();
