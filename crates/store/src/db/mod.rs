@@ -1,0 +1,337 @@
+//! The metadata database: tables of bytes, changed one transaction at a time.
+//!
+//! `meta.db` (redb) is brought to disk only now and then, by [`Db::checkpoint`]; between two checkpoints a transaction
+//! is first appended to the journal (one `write`, so it survives a `kill -9` at once) and then committed in memory.
+//! Opening replays the journal if it was written since the machine started, and throws it away otherwise: what it
+//! names may not be on disk. Why: docs/decisions/003-metadata-durability.md.
+
+mod journal;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableError};
+
+use self::journal::{Change, Journal};
+pub(crate) use self::table::Table;
+use crate::codec::{Decoder, Encoder};
+use crate::error::{Result, StoreError};
+
+/// Version of the rows; docs/formats/store.md says what each means.
+pub(crate) const FORMAT: u32 = 1;
+/// Feature flags a reader has to know to read, as a list of words; none yet.
+const FEATURES: &[&str] = &[];
+/// Pages kept in memory. The whole of a usual root; more only saves reads that the page cache serves anyway.
+const CACHE_BYTES: usize = 32 << 20;
+
+const KEY_FORMAT: &[u8] = b"format";
+const KEY_FEATURES: &[u8] = b"features";
+const KEY_SEQ: &[u8] = b"seq";
+const KEY_BOOT: &[u8] = b"boot";
+
+/// Called with the name of each step of a commit: tests copy the root there, as a kill would leave it.
+type Hook = Arc<dyn Fn(&'static str) + Send + Sync>;
+
+pub(crate) struct Db {
+    redb: Database,
+    path: PathBuf,
+    writer: Mutex<Journal>,
+    hook: Option<Hook>,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Db").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// What opening found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// The machine has not been restarted since the last writer: everything written is there.
+    SameBoot,
+    /// It has: what is marked unsynced may be damaged.
+    OtherBoot,
+}
+
+impl Db {
+    /// Opens or creates `root/meta.db` and replays the journal.
+    pub(crate) fn open(root: &Path, boot: &str, hook: Option<Hook>) -> Result<(Self, Opened)> {
+        let path = root.join("meta.db");
+        let redb = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create(&path)
+            .map_err(|error| StoreError::database("open", error))?;
+        let known = prepare(&redb, &path, boot)?;
+        let (journal, changes) = Journal::open(&root.join("journal"), boot)?;
+        let same = known.as_deref() == Some(boot.as_bytes());
+        let db = Self { redb, path, writer: Mutex::new(journal), hook };
+        db.replay(&changes)?;
+        // A number is never used twice, or the next replay would take a new transaction for an old one.
+        db.writer.lock().start_after(db.seq()?);
+        if !same {
+            db.apply(Durability::Immediate, |tx| tx.put(Table::Meta, KEY_BOOT, boot.as_bytes()), None)?;
+        }
+        Ok((db, if same { Opened::SameBoot } else { Opened::OtherBoot }))
+    }
+
+    fn replay(&self, changes: &[(u64, Vec<Change>)]) -> Result<()> {
+        let done = self.seq()?;
+        let new: Vec<_> = changes.iter().filter(|(seq, _)| *seq > done).collect();
+        let Some((last, _)) = new.last() else { return Ok(()) };
+        tracing::debug!(transactions = new.len(), "journal replayed");
+        self.apply(
+            Durability::None,
+            |tx| {
+                for change in new.iter().flat_map(|(_, changes)| changes) {
+                    match &change.value {
+                        Some(value) => tx.put(change.table, &change.key, value)?,
+                        None => tx.delete(change.table, &change.key)?,
+                    }
+                }
+                tx.put(Table::Meta, KEY_SEQ, &last.to_be_bytes())
+            },
+            None,
+        )
+    }
+
+    fn seq(&self) -> Result<u64> {
+        let bytes = self.get(Table::Meta, KEY_SEQ)?;
+        Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes))
+    }
+
+    /// The value of a key. Microseconds: may be called from async code.
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let txn = self.redb.begin_read().map_err(|error| StoreError::database("begin to read", error))?;
+        let rows =
+            txn.open_table(table.definition()).map_err(|error| StoreError::database("open table", error))?;
+        let value = rows.get(key).map_err(|error| StoreError::database("read", error))?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    /// All rows whose key begins with `prefix`, in order.
+    pub(crate) fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let txn = self.redb.begin_read().map_err(|error| StoreError::database("begin to read", error))?;
+        let rows =
+            txn.open_table(table.definition()).map_err(|error| StoreError::database("open table", error))?;
+        collect(&rows, prefix)
+    }
+
+    /// Runs `f` in one transaction: all of its changes are kept, or none if it fails.
+    ///
+    /// Blocking (≤ 0.1 ms, longer behind a checkpoint): from async code only through `spawn_blocking`. When it
+    /// returns, a kill of the process cannot undo it.
+    pub(crate) fn update<T>(&self, f: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
+        let mut journal = self.writer.lock();
+        self.apply(Durability::None, f, Some(&mut journal))
+    }
+
+    fn apply<T>(
+        &self,
+        durability: Durability,
+        f: impl FnOnce(&mut Tx<'_>) -> Result<T>,
+        journal: Option<&mut Journal>,
+    ) -> Result<T> {
+        let mut txn =
+            self.redb.begin_write().map_err(|error| StoreError::database("begin to write", error))?;
+        if matches!(durability, Durability::Immediate) {
+            txn.set_quick_repair(true);
+        }
+        txn.set_durability(durability).map_err(|error| StoreError::database("set durability", error))?;
+        let mut tx = Tx { txn: &txn, log: Encoder::default(), stamp: 0 };
+        tx.stamp = journal.as_ref().map_or(0, |journal| journal.next_seq());
+        let value = f(&mut tx)?;
+        if tx.log.0.is_empty() {
+            return Ok(value);
+        }
+        let (stamp, log) = (tx.stamp, std::mem::take(&mut tx.log.0));
+        let Some(journal) = journal else {
+            txn.commit().map_err(|error| StoreError::database("commit", error))?;
+            return Ok(value);
+        };
+        tx.put(Table::Meta, KEY_SEQ, &stamp.to_be_bytes())?;
+        self.at("journal.before");
+        let mark = journal.append(stamp, &log)?;
+        self.at("journal.after");
+        if let Err(error) = txn.commit() {
+            journal.rewind(mark);
+            return Err(StoreError::database("commit", error));
+        }
+        self.at("commit.after");
+        Ok(value)
+    }
+
+    /// Makes everything so far survive a power cut. `sync` brings the files that the rows name to disk; it runs
+    /// without a lock, and marks set meanwhile stay.
+    pub(crate) fn checkpoint(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
+        let marks = self.scan(Table::Unsynced, b"")?;
+        if marks.is_empty() && self.writer.lock().is_empty() {
+            return Ok(());
+        }
+        sync()?;
+        let mut journal = self.writer.lock();
+        let forget = |tx: &mut Tx<'_>| {
+            for (key, value) in &marks {
+                if tx.get(Table::Unsynced, key)?.as_deref() == Some(value) {
+                    tx.delete(Table::Unsynced, key)?;
+                }
+            }
+            // An empty transaction would not be written, and the point of this one is that it is.
+            let seq = tx.get(Table::Meta, KEY_SEQ)?.unwrap_or_default();
+            tx.put(Table::Meta, KEY_SEQ, &seq)
+        };
+        self.apply(Durability::Immediate, forget, None)?;
+        self.at("checkpoint.committed");
+        journal.clear()?;
+        self.at("checkpoint.cleared");
+        Ok(())
+    }
+
+    fn at(&self, step: &'static str) {
+        if let Some(hook) = &self.hook {
+            hook(step);
+        }
+    }
+
+    /// Tells the tests' hook that a step was reached.
+    pub(crate) fn step(&self, step: &'static str) {
+        self.at(step);
+    }
+}
+
+/// Creates the tables of a new database and checks the version of an old one; gives back the boot id it was last
+/// written under.
+fn prepare(redb: &Database, path: &Path, boot: &str) -> Result<Option<Vec<u8>>> {
+    let txn = redb.begin_read().map_err(|error| StoreError::database("begin to read", error))?;
+    let meta = match txn.open_table(Table::Meta.definition()) {
+        Err(TableError::TableDoesNotExist(_)) => return create(redb, boot),
+        other => other.map_err(|error| StoreError::database("open table", error))?,
+    };
+    let read = |key: &[u8]| -> Result<Option<Vec<u8>>> {
+        let value = meta.get(key).map_err(|error| StoreError::database("read", error))?;
+        Ok(value.map(|value| value.value().to_vec()))
+    };
+    let format = read(KEY_FORMAT)?.and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+    let features = String::from_utf8_lossy(&read(KEY_FEATURES)?.unwrap_or_default()).into_owned();
+    let newer = |found: String| StoreError::Version { path: path.to_owned(), found, supported: FORMAT };
+    match format {
+        Some(format) if format <= FORMAT => {}
+        Some(format) => return Err(newer(format.to_string())),
+        None => return Err(StoreError::corrupt("meta", "no format version")),
+    }
+    if let Some(unknown) = features.split_whitespace().find(|word| !FEATURES.contains(word)) {
+        return Err(newer(format!("{FORMAT} with feature `{unknown}`")));
+    }
+    read(KEY_BOOT)
+}
+
+fn create(redb: &Database, boot: &str) -> Result<Option<Vec<u8>>> {
+    let txn = redb.begin_write().map_err(|error| StoreError::database("begin to write", error))?;
+    for table in Table::ALL {
+        let mut rows = txn
+            .open_table(table.definition())
+            .map_err(|error| StoreError::database("create table", error))?;
+        if table == Table::Meta {
+            for (key, value) in [
+                (KEY_FORMAT, &FORMAT.to_be_bytes()[..]),
+                (KEY_FEATURES, FEATURES.join(" ").as_bytes()),
+                (KEY_BOOT, boot.as_bytes()),
+            ] {
+                rows.insert(key, value).map_err(|error| StoreError::database("write", error))?;
+            }
+        }
+    }
+    txn.commit().map_err(|error| StoreError::database("commit", error))?;
+    Ok(Some(boot.as_bytes().to_vec()))
+}
+
+/// One transaction in the making.
+pub(crate) struct Tx<'a> {
+    txn: &'a redb::WriteTransaction,
+    log: Encoder,
+    /// Number of the transaction; marks carry it so that an older one is told from a newer.
+    stamp: u64,
+}
+
+impl Tx<'_> {
+    pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let rows = self
+            .txn
+            .open_table(table.definition())
+            .map_err(|error| StoreError::database("open table", error))?;
+        let value = rows.get(key).map_err(|error| StoreError::database("read", error))?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    pub(crate) fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let rows = self
+            .txn
+            .open_table(table.definition())
+            .map_err(|error| StoreError::database("open table", error))?;
+        collect(&rows, prefix)
+    }
+
+    pub(crate) fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
+        let mut rows = self
+            .txn
+            .open_table(table.definition())
+            .map_err(|error| StoreError::database("open table", error))?;
+        rows.insert(key, value).map_err(|error| StoreError::database("write", error))?;
+        journal::encode(&mut self.log, table, key, Some(value));
+        Ok(())
+    }
+
+    pub(crate) fn delete(&mut self, table: Table, key: &[u8]) -> Result<()> {
+        let mut rows = self
+            .txn
+            .open_table(table.definition())
+            .map_err(|error| StoreError::database("open table", error))?;
+        rows.remove(key).map_err(|error| StoreError::database("delete", error))?;
+        journal::encode(&mut self.log, table, key, None);
+        Ok(())
+    }
+
+    /// Deletes all rows whose key begins with `prefix`.
+    pub(crate) fn delete_prefix(&mut self, table: Table, prefix: &[u8]) -> Result<()> {
+        for (key, _) in self.scan(table, prefix)? {
+            self.delete(table, &key)?;
+        }
+        Ok(())
+    }
+
+    /// Marks something on disk as not yet synced: a reboot before the next checkpoint drops it.
+    pub(crate) fn unsynced(&mut self, key: &[u8]) -> Result<()> {
+        let stamp = self.stamp.to_be_bytes();
+        self.put(Table::Unsynced, key, &stamp)
+    }
+}
+
+fn collect(
+    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    prefix: &[u8],
+) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let mut found = Vec::new();
+    for row in rows.range(prefix..).map_err(|error| StoreError::database("read", error))? {
+        let (key, value) = row.map_err(|error| StoreError::database("read", error))?;
+        if !key.value().starts_with(prefix) {
+            break;
+        }
+        found.push((key.value().to_vec(), value.value().to_vec()));
+    }
+    Ok(found)
+}
+
+/// Reads what [`journal::encode`] wrote.
+fn decode_changes(payload: &[u8]) -> Option<Vec<Change>> {
+    let mut input = Decoder(payload);
+    let mut changes = Vec::new();
+    while !input.0.is_empty() {
+        changes.push(journal::decode(&mut input)?);
+    }
+    Some(changes)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+use super::*;
+
+#[tokio::test]
+async fn root_layers_stack_and_survive_a_restart() {
+    for kind in [SnapshotterKind::Overlay, SnapshotterKind::Native] {
+        let home = Home::new(kind);
+        let base = commit(&home.store, None, &[("a", Some("1")), ("d/b", Some("2"))]).await;
+        let top = commit(&home.store, Some(&base), &[("a", None), ("d/c", Some("3"))]).await;
+        assert_eq!(files(&top).await, ["d/b=2", "d/c=3"]);
+        assert_eq!(files(&base).await, ["a=1", "d/b=2"]);
+        assert_eq!(top.parent().as_ref(), Some(&base));
+        assert_eq!(top.chain(), [base.clone(), top.clone()]);
+        let id = top.id();
+        drop((base, top));
+        let home = home.reopen(kind);
+        let top = home.store.get(&id).expect("reads").expect("is there");
+        assert_eq!(files(&top).await, ["d/b=2", "d/c=3"]);
+    }
+}
+
+#[tokio::test]
+async fn a_tree_that_is_not_committed_leaves_nothing() {
+    let home = Home::new(SnapshotterKind::Native);
+    let new = home.store.new_mutable(None, NewMutable::default()).await.expect("mutable");
+    let id = new.id();
+    assert_eq!(home.store.inner.snaps.list().expect("lists").len(), 1);
+    drop(new);
+    home.store.inner.janitor.settle().await;
+    assert!(home.store.inner.snaps.list().expect("lists").is_empty());
+    assert_eq!(home.store.get(&id).expect("reads"), None);
+}
+
+#[tokio::test]
+async fn root_merge_and_diff_show_the_right_layers() {
+    for kind in [SnapshotterKind::Overlay, SnapshotterKind::Native] {
+        let home = Home::new(kind);
+        let store = &home.store;
+        let base = commit(store, None, &[("a", Some("base")), ("b", Some("base"))]).await;
+        let left = commit(store, Some(&base), &[("a", None), ("l", Some("left"))]).await;
+        let right = commit(store, Some(&base), &[("b", Some("right")), ("r", Some("right"))]).await;
+
+        let only = store.diff(Some(&base), Some(&right), "d").await.expect("diff");
+        assert_eq!(files(&only).await, ["b=right", "r=right"], "{kind:?}");
+        let removal = store.diff(Some(&base), Some(&left), "d").await.expect("diff");
+        assert_eq!(files(&removal).await, ["l=left"], "the whiteout is not seen");
+
+        let merged = store.merge(&[right.clone(), removal.clone()], "m").await.expect("merge");
+        assert_eq!(files(&merged).await, ["b=right", "l=left", "r=right"], "the whiteout takes `a` away");
+        // The second input brings the base again, over what the first one did to it.
+        let twice = store.merge(&[left.clone(), right.clone()], "m").await.expect("merge");
+        assert_eq!(files(&twice).await, ["a=base", "b=right", "l=left", "r=right"]);
+
+        let across = store.diff(Some(&left), Some(&right), "d").await.expect("diff");
+        assert_eq!(files(&across).await, ["a=base", "b=right", "r=right"]);
+        let applied = store.merge(&[left.clone(), across], "m").await.expect("merge");
+        assert_eq!(files(&applied).await, files(&right).await);
+
+        let upon = commit(store, Some(&merged), &[("z", Some("z"))]).await;
+        assert_eq!(files(&upon).await, ["b=right", "l=left", "r=right", "z=z"]);
+        let none = store.diff(Some(&base), Some(&base), "d").await.expect("diff");
+        assert!(files(&none).await.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn the_empty_tree_is_one_ref() {
+    let home = Home::new(SnapshotterKind::Native);
+    let (a, b) = tokio::join!(home.store.scratch(), home.store.scratch());
+    let a = a.expect("scratch");
+    assert_eq!(a, b.expect("scratch"));
+    assert!(files(&a).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_second_daemon_on_the_same_root_is_refused_in_words() {
+    let home = Home::new(SnapshotterKind::Native);
+    let error = Store::open(home.dir.path(), options(SnapshotterKind::Native)).expect_err("locked");
+    assert!(error.to_string().contains(&format!("(pid {})", std::process::id())), "{error}");
+}
+
+#[tokio::test]
+async fn a_very_long_chain_is_loaded_and_dropped_without_recursion() {
+    let home = Home::new(SnapshotterKind::Native);
+    let store = &home.store;
+    // Rows only: what matters is the shape.
+    let mut ids = Vec::new();
+    store
+        .inner
+        .db
+        .update(|tx| {
+            let mut parent = None;
+            for _ in 0..20_000 {
+                let id = RefId::fresh();
+                let mut row =
+                    crate::rows::RefRow::new(crate::rows::Kind::Layer { parent }, "", RecordType::Regular);
+                row.snapshot = Some(rbuild_snapshot::SnapshotId::random());
+                crate::rows::put_ref(tx, &id, &row)?;
+                ids.push(id);
+                parent = Some(id);
+            }
+            Ok(())
+        })
+        .expect("writes");
+    let top = store.get(ids.last().expect("some")).expect("reads").expect("is there");
+    assert_eq!(top.chain().len(), 20_000);
+    assert!(top.is_loadable());
+    drop(top);
+    assert!(!store.inner.live.lock().is_live(&ids[0]));
+}
+
+#[tokio::test]
+async fn small_values_are_kept_by_space() {
+    let home = Home::new(SnapshotterKind::Native);
+    home.store.kv_put("http", b"url", b"etag").await.expect("puts");
+    home.store.kv_put("git", b"url", b"head").await.expect("puts");
+    let home = home.reopen(SnapshotterKind::Native);
+    assert_eq!(home.store.kv_get("http", b"url").expect("reads").as_deref(), Some(&b"etag"[..]));
+    assert_eq!(home.store.kv_list("git").expect("lists"), [(b"url".to_vec(), b"head".to_vec())]);
+    home.store.kv_delete("git", b"url").await.expect("deletes");
+    assert_eq!(home.store.kv_get("git", b"url").expect("reads"), None);
+}
+
+#[tokio::test]
+async fn root_a_step_s_tree_costs_little() {
+    let home = Home::new(SnapshotterKind::Overlay);
+    let base = commit(&home.store, None, &[("a", Some("1"))]).await;
+    let begun = std::time::Instant::now();
+    for _ in 0..100 {
+        let new = home.store.new_mutable(Some(&base), NewMutable::default()).await.expect("mutable");
+        new.commit().await.expect("commits");
+    }
+    println!("new_mutable + commit: {:?}", begun.elapsed() / 100);
+}
