@@ -1,7 +1,7 @@
 //! Starting and ending processes: clones into namespaces, descriptors to close, the umask.
 #![allow(unsafe_code, reason = "clone3, close_range and _exit have no safe wrappers")]
 
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
 
 use rustix::io::Errno;
@@ -102,25 +102,37 @@ pub fn is_single_threaded() -> Result<bool> {
     Ok(stat.st_nlink == 3)
 }
 
-/// Closes every descriptor from `first` up.
+/// Closes every descriptor above standard error except `keep`.
 ///
 /// For processes that are about to call `exec` or `_exit`: owners of those descriptors in memory must never be dropped.
-pub fn close_from(first: u32) -> Result<()> {
-    close_range(first, 0)
+pub fn close_all_but(keep: impl AsFd) -> Result<()> {
+    let keep = keep.as_fd().as_raw_fd().unsigned_abs();
+    if keep > 3 {
+        close_range(3, keep - 1)?;
+    }
+    close_range(keep.max(2) + 1, u32::MAX)
 }
 
-/// Makes every descriptor from `first` up close at `exec`.
-pub fn cloexec_from(first: u32) -> Result<()> {
-    close_range(first, libc::CLOSE_RANGE_CLOEXEC)
-}
-
-fn close_range(first: u32, flags: u32) -> Result<()> {
+fn close_range(first: u32, last: u32) -> Result<()> {
     // SAFETY: only numbers are passed. That closing them leaves owners behind is the caller's documented duty.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if done == 0 {
         return Ok(());
     }
     Err(SysError::new("close_range", "", RawErrno::from(std::io::Error::last_os_error())))
+}
+
+/// Gives every signal its default action and blocks none, as a new program expects it.
+pub fn reset_signals() {
+    // SAFETY: default actions run no code of ours; an emptied set is valid; numbers that cannot be changed just fail.
+    unsafe {
+        for signal in 1..=libc::SIGRTMAX() {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
 }
 
 /// Ends the process at once: no destructors, no buffers, no exit handlers.
@@ -130,13 +142,13 @@ pub fn exit_now(code: i32) -> ! {
 }
 
 /// Signals the process of `pidfd`; a process that is gone already is fine.
-pub fn kill(pidfd: impl std::os::fd::AsFd, signal: i32) -> Result<()> {
+pub fn kill(pidfd: impl AsFd, signal: i32) -> Result<()> {
     let fd = pidfd.as_fd();
     // SAFETY: the descriptor is open, the info pointer may be null, there are no flags.
     let done = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
-            std::os::fd::AsRawFd::as_raw_fd(&fd),
+            fd.as_raw_fd(),
             signal,
             std::ptr::null::<libc::siginfo_t>(),
             0,
@@ -161,19 +173,6 @@ fn read_umask() -> u32 {
     let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
     // Unknown: assume it takes everything, so modes are set again.
     umask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0o777)
-}
-
-/// Calls `$hook` (an `extern "C" fn()`) before `main`, for test binaries that must serve as their own helper process.
-#[doc(hidden)]
-#[macro_export]
-macro_rules! before_main {
-    ($hook:path) => {
-        // SAFETY: the section holds pointers to functions that the loader calls once, with arguments ours ignores.
-        #[allow(unsafe_code, reason = "a section attribute")]
-        #[used]
-        #[unsafe(link_section = ".init_array")]
-        static BEFORE_MAIN: extern "C" fn() = $hook;
-    };
 }
 
 #[cfg(test)]

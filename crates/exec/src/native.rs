@@ -1,0 +1,235 @@
+//! [`NativeRuntime`]: our own sandbox; see [`crate::init`] for its processes.
+
+mod etc_files;
+mod helper;
+mod watch;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio_util::sync::CancellationToken;
+
+use self::etc_files::{EtcFile, EtcFiles};
+use self::helper::Helper;
+use crate::cgroup::Cgroup;
+use crate::error::ExecError;
+use crate::etc;
+use crate::init::wire::{self, Job, JobMount, NEW_NET, Source};
+use crate::runtime::{ExitStatus, Input, Output, ProcessIo, Runtime};
+use crate::spec::{MountSource, NetMode, ProcessSpec};
+
+/// How a [`NativeRuntime`] is made.
+#[derive(Debug, Clone, Default)]
+pub struct NativeOptions {
+    /// A directory of its own (`run/exec`); emptied at start.
+    pub state_dir: PathBuf,
+    /// The binary that serves as helper: one whose `main` calls [`init::maybe_run`](crate::init::maybe_run). `None`:
+    /// this very binary.
+    pub helper: Option<PathBuf>,
+}
+
+/// Runs steps in namespaces made by a helper process of ours.
+#[derive(Debug, Clone)]
+pub struct NativeRuntime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    etc: EtcFiles,
+    helper: Helper,
+    next_id: AtomicU64,
+}
+
+impl NativeRuntime {
+    /// Prepares the state directory. The helper starts with the first step, or with [`NativeRuntime::warm`].
+    pub fn new(options: NativeOptions) -> Result<NativeRuntime, ExecError> {
+        let inner = Inner {
+            etc: EtcFiles::create(&options.state_dir)?,
+            helper: Helper::new(options.helper),
+            next_id: AtomicU64::new(0),
+        };
+        Ok(NativeRuntime { inner: Arc::new(inner) })
+    }
+
+    /// Starts the helper now, so that the first step does not wait for it.
+    pub fn warm(&self) -> Result<(), ExecError> {
+        self.inner.helper.start()
+    }
+}
+
+#[async_trait]
+impl Runtime for NativeRuntime {
+    async fn run(
+        &self,
+        spec: ProcessSpec,
+        io: ProcessIo,
+        cancel: CancellationToken,
+    ) -> Result<ExitStatus, ExecError> {
+        spec.validate()?;
+        if cancel.is_cancelled() {
+            return Err(ExecError::Cancelled);
+        }
+        let inner = self.inner.clone();
+        let wants = Wants {
+            stdin: matches!(io.stdin, Input::Reader(_)),
+            stdout: !matches!(io.stdout, Output::Null),
+            stderr: !matches!(io.stderr, Output::Null),
+        };
+        let launched = blocking(move || inner.launch(spec, wants)).await??;
+        watch::run(launched, io, cancel).await
+    }
+
+    fn name(&self) -> &'static str {
+        "native"
+    }
+}
+
+/// Runs `f` on the blocking pool.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, ExecError> {
+    tokio::task::spawn_blocking(f)
+        .await
+        .map_err(|err| ExecError::Setup { stage: "prepare the step".into(), message: err.to_string() })
+}
+
+/// Which streams somebody listens to.
+#[derive(Debug, Clone, Copy)]
+struct Wants {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+}
+
+/// A step on its way; dropping it kills the step, for the helper then sees the ctl socket hang up.
+#[derive(Debug)]
+struct Launched {
+    ctl: OwnedFd,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    tty: Option<crate::spec::TermSize>,
+    kept: Kept,
+}
+
+/// What a step leaves to be cleaned up.
+#[derive(Debug)]
+struct Kept {
+    cgroup: Option<Cgroup>,
+    /// Where changes of the root file system land.
+    write_dir: Option<PathBuf>,
+    /// Files bound into the step, kept until its end.
+    _etc: [EtcFile; 2],
+}
+
+/// The two ends of one stream: ours, if anybody listens, and the process's.
+struct Stream {
+    ours: Option<OwnedFd>,
+    theirs: OwnedFd,
+}
+
+impl Inner {
+    fn launch(&self, spec: ProcessSpec, wants: Wants) -> Result<Launched, ExecError> {
+        let hosts = self.etc.file(etc::hosts(spec.hostname(), &spec.extra_hosts))?;
+        let host = etc::host_resolv_conf(spec.network).map_err(|err| io_error("read resolv.conf", &err))?;
+        let resolv = self.etc.file(etc::resolv_conf(&host, &spec.dns, spec.network))?;
+        let cgroup = Cgroup::create(&spec, &self.id())?;
+        let (tty, write_dir) = (spec.tty, spec.rootfs.write_dir().map(PathBuf::from));
+        let flags = if spec.network == NetMode::None { NEW_NET } else { 0 };
+
+        let (job, data) = job(spec, &hosts, &resolv, cgroup.as_ref());
+        let job = wire::write_job(&job, &data).map_err(|err| io_error("write the job", &err))?;
+        let (ctl, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(|err| io_error("make a socket pair", &err.into()))?;
+        let mut launched = Launched {
+            ctl,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            tty,
+            kept: Kept { cgroup, write_dir, _etc: [hosts, resolv] },
+        };
+        if tty.is_some() {
+            self.helper.send(flags, &[theirs.as_fd(), job.as_fd()])?;
+            return Ok(launched);
+        }
+        let stdin = stream(wants.stdin, true)?;
+        let stdout = stream(wants.stdout, false)?;
+        let stderr = stream(wants.stderr, false)?;
+        let fds =
+            [theirs.as_fd(), job.as_fd(), stdin.theirs.as_fd(), stdout.theirs.as_fd(), stderr.theirs.as_fd()];
+        self.helper.send(flags, &fds)?;
+        (launched.stdin, launched.stdout, launched.stderr) = (stdin.ours, stdout.ours, stderr.ours);
+        Ok(launched)
+    }
+
+    /// A name for cgroups, unlike those of other daemons.
+    fn id(&self) -> String {
+        format!("{}-{}", std::process::id(), self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A pipe if somebody listens, else the null device.
+fn stream(wanted: bool, input: bool) -> Result<Stream, ExecError> {
+    if !wanted {
+        let null = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .map_err(|err| io_error("open /dev/null", &err))?;
+        return Ok(Stream { ours: None, theirs: null.into() });
+    }
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(|err| io_error("make a pipe", &err.into()))?;
+    Ok(if input {
+        Stream { ours: Some(write), theirs: read }
+    } else {
+        Stream { ours: Some(read), theirs: write }
+    })
+}
+
+fn io_error(stage: &str, err: &std::io::Error) -> ExecError {
+    ExecError::Setup { stage: stage.into(), message: err.to_string() }
+}
+
+/// The specification as the step's first process wants it, and the bytes beside it.
+fn job(spec: ProcessSpec, hosts: &EtcFile, resolv: &EtcFile, cgroup: Option<&Cgroup>) -> (Job, Vec<u8>) {
+    let mut data = Vec::new();
+    let hostname = spec.hostname().to_owned();
+    let mounts = spec.mounts.into_iter().map(|mount| JobMount {
+        dest: mount.dest,
+        subpath: mount.subpath,
+        readonly: mount.readonly,
+        source: match mount.source {
+            MountSource::Mount(mount) => Source::Mount(mount),
+            MountSource::Data { bytes, mode, uid, gid } => {
+                let offset = data.len();
+                data.extend_from_slice(&bytes);
+                Source::Data { offset, len: bytes.len(), mode, uid, gid }
+            }
+        },
+    });
+    let job = Job {
+        mounts: mounts.collect(),
+        args: spec.args,
+        env: spec.env,
+        cwd: crate::spec::clean(&spec.cwd),
+        user: spec.user,
+        rootfs: spec.rootfs,
+        readonly_root: spec.readonly_root,
+        network: spec.network,
+        security: spec.security,
+        hostname,
+        hosts: hosts.path().to_path_buf(),
+        resolv_conf: resolv.path().to_path_buf(),
+        ulimits: spec.ulimits,
+        cgroups: cgroup.map(Cgroup::procs).unwrap_or_default(),
+        tty: spec.tty.is_some(),
+        remove_stubs_recursive: spec.remove_stubs_recursive,
+    };
+    (job, data)
+}

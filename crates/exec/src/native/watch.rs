@@ -1,0 +1,267 @@
+//! One running step: its reports, its streams, its end.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use rustix::net::{RecvFlags, SendFlags};
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Kept, Launched, blocking, io_error};
+use crate::error::{ExecError, Failure};
+use crate::init::wire::{self, REPORT_MAX, Report};
+use crate::runtime::{ExitStatus, Input, Output, ProcessIo};
+use crate::spec::TermSize;
+use crate::streams::{Terminal, drain, feed};
+use crate::stubs;
+
+const SIGKILL: i32 = 9;
+
+/// Watches a step to its end and cleans up after it.
+pub(super) async fn run(
+    mut launched: Launched,
+    mut io: ProcessIo,
+    cancel: CancellationToken,
+) -> Result<ExitStatus, ExecError> {
+    let mut watch = Watch {
+        streams: Streams::default(),
+        stubs: Vec::new(),
+        failure: None,
+        exited: None,
+        terminal: None,
+        size: launched.tty,
+        started: io.started.take(),
+        terminal_io: None,
+    };
+    if launched.tty.is_some() {
+        watch.terminal_io = Some((std::mem::take(&mut io.stdin), std::mem::take(&mut io.stdout)));
+    } else {
+        watch.streams.pipes(&mut launched, &mut io)?;
+    }
+    let ctl = reactor_socket(launched.ctl).map_err(|err| io_error("watch the step", &err))?;
+    let cancelled = watch.follow(&ctl, &mut io.resize, &mut io.signals, &cancel).await?;
+    let streams = watch.streams.finish(cancelled).await;
+    let oom_killed = clean_up(launched.kept, watch.stubs).await?;
+    if cancelled {
+        return Err(ExecError::Cancelled);
+    }
+    if let Some(failure) = watch.failure {
+        return Err(failure.into());
+    }
+    streams?;
+    let status = watch.exited.ok_or(ExecError::HelperGone)?;
+    Ok(ExitStatus { oom_killed, ..status })
+}
+
+/// The ctl socket in the reactor. It keeps message bounds as a datagram socket does, and it notices a hang-up.
+fn reactor_socket(fd: OwnedFd) -> io::Result<UnixDatagram> {
+    let socket = std::os::unix::net::UnixDatagram::from(fd);
+    socket.set_nonblocking(true)?;
+    UnixDatagram::from_std(socket)
+}
+
+struct Watch {
+    streams: Streams,
+    stubs: Vec<PathBuf>,
+    failure: Option<Failure>,
+    exited: Option<ExitStatus>,
+    terminal: Option<Terminal>,
+    size: Option<TermSize>,
+    started: Option<oneshot::Sender<()>>,
+    /// Waits for the terminal to be reported.
+    terminal_io: Option<(Input, Output)>,
+}
+
+impl Watch {
+    /// Takes reports until the step is gone; true if it was cancelled.
+    async fn follow(
+        &mut self,
+        ctl: &UnixDatagram,
+        resize: &mut Option<mpsc::Receiver<TermSize>>,
+        signals: &mut Option<mpsc::Receiver<i32>>,
+        cancel: &CancellationToken,
+    ) -> Result<bool, ExecError> {
+        let stage = |err: io::Error| io_error("watch the step", &err);
+        let mut cancelled = false;
+        let mut buf = vec![0; REPORT_MAX];
+        loop {
+            tokio::select! {
+                ready = ctl.readable() => {
+                    ready.map_err(stage)?;
+                    let receive = || Ok(wire::receive(ctl, &mut buf, RecvFlags::DONTWAIT)?);
+                    match ctl.try_io(Interest::READABLE, receive) {
+                        Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
+                        Ok((0, _)) | Err(_) => return Ok(cancelled),
+                        Ok((n, fds)) => {
+                            if self.take(&buf[..n], fds)? {
+                                return Ok(cancelled);
+                            }
+                        }
+                    }
+                }
+                () = cancel.cancelled(), if !cancelled => {
+                    cancelled = true;
+                    signal(ctl, SIGKILL);
+                }
+                Some(size) = next(resize) => {
+                    if let Some(terminal) = &self.terminal
+                        && let Err(err) = terminal.resize(size)
+                    {
+                        tracing::debug!(error = %err, "terminal not resized");
+                    }
+                }
+                Some(number) = next(signals) => signal(ctl, number),
+            }
+        }
+    }
+
+    /// Acts on one report; true if it was the last.
+    fn take(&mut self, bytes: &[u8], fds: Vec<OwnedFd>) -> Result<bool, ExecError> {
+        let report = serde_json::from_slice(bytes)
+            .map_err(|err| io_error("read the sandbox's report", &io::Error::other(err)))?;
+        match report {
+            Report::Stub(path) => self.stubs.push(PathBuf::from(OsString::from_vec(path))),
+            Report::Console => self.open_terminal(fds)?,
+            Report::Failed(failure) => self.failure = Some(failure),
+            Report::Ready => {
+                // Nobody needs to be waiting for it.
+                self.started.take().map(|started| started.send(()));
+            }
+            Report::Exited { code, signal } => {
+                self.exited = Some(ExitStatus { code, signal, oom_killed: false });
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn open_terminal(&mut self, fds: Vec<OwnedFd>) -> Result<(), ExecError> {
+        let (Some(fd), Some((stdin, stdout))) = (fds.into_iter().next(), self.terminal_io.take()) else {
+            return Ok(());
+        };
+        let stage = |err: io::Error| io_error("open the terminal", &err);
+        let terminal = Terminal::new(fd).map_err(stage)?;
+        if let Some(size) = self.size {
+            terminal.resize(size).map_err(stage)?;
+        }
+        self.streams.output("terminal", terminal.reader().map_err(stage)?, stdout);
+        self.streams.input(stdin, terminal.writer().map_err(stage)?);
+        self.terminal = Some(terminal);
+        Ok(())
+    }
+}
+
+fn signal(ctl: &UnixDatagram, number: i32) {
+    if let Err(err) = wire::send(ctl, &number.to_le_bytes(), &[], SendFlags::DONTWAIT) {
+        tracing::debug!(error = %err, number, "signal not delivered");
+    }
+}
+
+/// The next message of a channel that may not exist; pending for ever if there will be none.
+async fn next<T>(channel: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    match channel {
+        None => std::future::pending().await,
+        Some(receiver) => {
+            let message = receiver.recv().await;
+            if message.is_none() {
+                *channel = None;
+            }
+            message
+        }
+    }
+}
+
+/// The tasks that move a step's bytes; dropping it ends them.
+#[derive(Default)]
+struct Streams {
+    outputs: JoinSet<Result<(), ExecError>>,
+    inputs: JoinSet<()>,
+    ended: CancellationToken,
+}
+
+impl Streams {
+    fn pipes(&mut self, launched: &mut Launched, io: &mut ProcessIo) -> Result<(), ExecError> {
+        let stage = |err: io::Error| io_error("watch the streams", &err);
+        for (name, fd, output) in [
+            ("stdout", launched.stdout.take(), &mut io.stdout),
+            ("stderr", launched.stderr.take(), &mut io.stderr),
+        ] {
+            if let Some(fd) = fd {
+                let from = pipe::Receiver::from_owned_fd(fd).map_err(stage)?;
+                self.output(name, from, std::mem::take(output));
+            }
+        }
+        if let Some(fd) = launched.stdin.take() {
+            let to = pipe::Sender::from_owned_fd(fd).map_err(stage)?;
+            self.input(std::mem::take(&mut io.stdin), to);
+        }
+        Ok(())
+    }
+
+    fn output(
+        &mut self,
+        stream: &'static str,
+        from: impl tokio::io::AsyncRead + Unpin + Send + 'static,
+        to: Output,
+    ) {
+        let moving = drain(from, to, self.ended.clone());
+        self.outputs.spawn(named(stream, moving));
+    }
+
+    fn input(&mut self, from: Input, to: impl tokio::io::AsyncWrite + Unpin + Send + 'static) {
+        self.inputs.spawn(async move {
+            // A source that fails shows at its owner; the process sees an end.
+            if let Err(err) = feed(from, to).await {
+                tracing::debug!(error = %err, "standard input ended early");
+            }
+        });
+    }
+
+    /// Waits for what the process still wrote (not if it was cancelled: nobody may be listening any more).
+    async fn finish(mut self, cancelled: bool) -> Result<(), ExecError> {
+        self.ended.cancel();
+        if cancelled {
+            self.outputs.abort_all();
+        }
+        let mut outcome = Ok(());
+        while let Some(done) = self.outputs.join_next().await {
+            match done {
+                Ok(result) => outcome = outcome.and(result),
+                Err(err) if err.is_cancelled() => {}
+                Err(err) => outcome = Err(io_error("move output", &io::Error::other(err))),
+            }
+        }
+        outcome
+    }
+}
+
+async fn named(stream: &'static str, moving: impl Future<Output = io::Result<()>>) -> Result<(), ExecError> {
+    moving.await.map_err(|source| ExecError::Stream { stream, source })
+}
+
+/// Removes empty mount points and the cgroup; says whether the kernel killed for lack of memory.
+async fn clean_up(kept: Kept, paths: Vec<PathBuf>) -> Result<bool, ExecError> {
+    if paths.is_empty() && kept.cgroup.is_none() {
+        return Ok(false);
+    }
+    blocking(move || {
+        if let Some(dir) = &kept.write_dir {
+            stubs::remove(dir, &paths)?;
+        }
+        let Some(cgroup) = kept.cgroup else {
+            return Ok(false);
+        };
+        let oom_killed = cgroup.oom_killed();
+        cgroup.remove();
+        Ok(oom_killed)
+    })
+    .await?
+}
