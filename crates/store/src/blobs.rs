@@ -141,7 +141,7 @@ impl Store {
         }
         let _permit = self.pack_permit().await?;
         let told = Told::new(node, progress);
-        let (store, node, options) = (self.clone(), node.clone(), wanted.options.clone());
+        let (store, node, options) = (self.clone(), node.clone(), *wanted.options);
         let threads = if wanted.alone { cores() } else { 1 };
         blocking(move || {
             store.make(&node, &options, threads, told, |out| store.write_diff(&node, base.as_ref(), out))
@@ -181,7 +181,7 @@ impl Store {
     ) -> Result<Made> {
         let _permit = self.pack_permit().await?;
         let told = Told::new(node, progress);
-        let (store, node, options) = (self.clone(), node.clone(), wanted.options.clone());
+        let (store, node, options) = (self.clone(), node.clone(), *wanted.options);
         let threads = if wanted.alone { cores() } else { 1 };
         let expected = node.row.lock().diff_id;
         let made = blocking(move || {
@@ -214,7 +214,7 @@ impl Store {
     ) -> Result<Made> {
         let ingest = self.inner.content.ingest(&format!("pack-{}-{}", node.id, random_id()), None)?;
         let sink = Sink(Arc::new(Mutex::new(Some(ingest))));
-        let failed = |source| StoreError::Compress { digest: node.id.to_string(), source: Arc::new(source) };
+        let failed = |source| StoreError::compress(node.id, source);
         let compressor = rbuild_oci::compressor(Box::new(sink.clone()), options, threads).map_err(failed)?;
         let mut out = Packing {
             inner: BufWriter::with_capacity(BUFFER, compressor),
@@ -304,7 +304,10 @@ impl Write for Sink {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let mut ingest = self.0.lock();
         let ingest = ingest.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-        ingest.write(buf).map_err(io::Error::other)?;
+        ingest.write(buf).map_err(|error| match error.is_no_space() {
+            true => io::Error::new(io::ErrorKind::StorageFull, error),
+            false => io::Error::other(error),
+        })?;
         Ok(buf.len())
     }
 

@@ -171,6 +171,13 @@ impl StoreError {
         }
     }
 
+    pub(crate) fn compress(what: impl std::fmt::Display, source: rbuild_oci::CompressError) -> Self {
+        if full_below(&source) {
+            return Self::NoSpace { what: format!("layer {what}") };
+        }
+        Self::Compress { digest: what.to_string(), source: Arc::new(source) }
+    }
+
     pub(crate) fn corrupt(table: &'static str, detail: impl std::fmt::Display) -> Self {
         Self::Corrupt { table, detail: detail.to_string() }
     }

@@ -197,7 +197,7 @@ impl Store {
                 let Some(bytes) = tx.get(Table::Refs, id.as_bytes())? else { continue };
                 let row: RefRow = from_json(Table::Refs, &bytes)?;
                 garbage.blobs.extend(delete_ref(tx, id, &row)?);
-                garbage.snapshots.extend(row.snapshot);
+                garbage.snapshots.extend(row.snapshot.into_iter().chain(row.flat));
                 removed.push(*id);
             }
             for (id, row) in &named {

@@ -89,6 +89,7 @@ impl State {
     fn lose_snapshot(&mut self, id: RefId) {
         let Some(row) = self.refs.get_mut(&id) else { return };
         row.snapshot = None;
+        row.flat = None;
         row.size = None;
         let can_fetch = row.blobs.iter().any(|blob| blob.remote);
         let can_compute = !matches!(row.kind, crate::rows::Kind::Layer { .. });
@@ -104,7 +105,9 @@ impl State {
             .refs
             .iter()
             .filter(|(_, row)| {
-                row.snapshot.as_ref().map_or(row.is_hollow(), |snapshot| !self.snapshots.contains(snapshot))
+                let is_gone = |snapshot| !self.snapshots.contains(snapshot);
+                row.snapshot.as_ref().map_or(row.is_hollow(), is_gone)
+                    || row.flat.as_ref().is_some_and(is_gone)
             })
             .map(|(id, _)| *id)
             .collect();
@@ -175,7 +178,7 @@ impl State {
         let named: HashSet<&SnapshotId> = self
             .refs
             .values()
-            .filter_map(|row| row.snapshot.as_ref())
+            .flat_map(|row| row.snapshot.iter().chain(&row.flat))
             .chain(self.named.values().map(|row| &row.snapshot))
             .collect();
         let snapshots = self.snapshots.iter().filter(|id| !named.contains(id)).cloned().collect();

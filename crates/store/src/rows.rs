@@ -91,6 +91,9 @@ pub(crate) struct RefRow {
     pub(crate) kind: Kind,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) snapshot: Option<SnapshotId>,
+    /// The layer and all below it as one snapshot: for chains that are too long to be stacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) flat: Option<SnapshotId>,
     /// Digest of the uncompressed layer archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) diff_id: Option<Digest>,
@@ -121,6 +124,7 @@ impl RefRow {
         Self {
             kind,
             snapshot: None,
+            flat: None,
             diff_id: None,
             chain: None,
             blobs: Vec::new(),

@@ -20,7 +20,7 @@ use rbuild_snapshot::{Applier, DiffOptions, Differ, LayerForm, SnapshotId};
 
 use crate::error::{Result, StoreError};
 use crate::progress::LayerProgress;
-use crate::refs::{ActiveSnapshot, Node, TreeGuard};
+use crate::refs::{ActiveSnapshot, MAX_STACKED, Node, TreeGuard};
 use crate::rows::{BlobRow, Kind, mark_ref, put_ref};
 use crate::store::{Store, blocking};
 
@@ -38,13 +38,14 @@ impl Store {
     ) -> BoxFuture<'a, Result<()>> {
         async move {
             if self.is_loaded(node) {
-                return Ok(());
+                return self.flatten_deep(node).await;
             }
             match self.inner.snaps.form() {
                 LayerForm::Overlay => {
                     let layers = Node::layers(node);
                     let missing = layers.iter().filter(|layer| layer.snapshot().is_none());
                     try_join_all(missing.map(|layer| self.load_layer(layer, progress))).await?;
+                    self.flatten_deep(node).await?;
                 }
                 LayerForm::Full => {
                     let order = missing_below(node);
@@ -57,6 +58,53 @@ impl Store {
             Ok(())
         }
         .boxed()
+    }
+
+    /// Gives a node a flat copy if there are too many layers to stack. All of them are loaded.
+    async fn flatten_deep(&self, node: &Arc<Node>) -> Result<()> {
+        if node.depth() <= MAX_STACKED || self.inner.snaps.form() == LayerForm::Full {
+            return Ok(());
+        }
+        // Lowest first: a copy is made of what can be stacked, and the next one lies over it.
+        let mut deep = vec![node.clone()];
+        while let Some(next) = deep.last().and_then(|last| nth_parent(last, MAX_STACKED - 1)) {
+            deep.push(next);
+        }
+        for node in deep.iter().rev() {
+            let _busy = node.busy.lock().await;
+            if node.row.lock().flat.is_some() {
+                continue;
+            }
+            let _permit = self.pack_permit().await?;
+            let (store, node) = (self.clone(), node.clone());
+            blocking(move || store.make_flat(&node)).await?;
+        }
+        Ok(())
+    }
+
+    fn make_flat(&self, node: &Arc<Node>) -> Result<()> {
+        let core = &self.inner.core;
+        let chain = self.snapshots(node)?;
+        let active = ActiveSnapshot::prepare(self, SnapshotId::random(), &[])?;
+        let view = TreeGuard::open(&core.snaps.view(&chain)?, Some(node.clone()))?;
+        rbuild_snapshot::copy_tree(view.root(), &core.snaps.dir(active.id())?)?;
+        drop(view);
+        core.snaps.commit(active.id())?;
+        let mut row = node.row.lock();
+        if row.flat.is_some() {
+            return Ok(());
+        }
+        let mut new = row.clone();
+        new.flat = Some(active.id().clone());
+        new.size = None;
+        core.db.update(|tx| {
+            tx.unsynced(&mark_ref(&node.id))?;
+            put_ref(tx, &node.id, &new)
+        })?;
+        active.keep();
+        *row = new;
+        node.set_flat();
+        Ok(())
     }
 
     pub(crate) fn is_loadable(&self, node: &Arc<Node>) -> bool {
@@ -112,6 +160,10 @@ impl Store {
         core.snaps.commit(active.id())?;
         core.db.step("layer.unpacked");
         let mut row = node.row.lock();
+        if row.snapshot.is_some() {
+            // Somebody who gave up waiting left this running, and another one was faster.
+            return Ok(());
+        }
         let mut new = row.clone();
         new.snapshot = Some(active.id().clone());
         core.db.update(|tx| {
@@ -256,7 +308,7 @@ impl Store {
             .await
             .map_err(|error| StoreError::Worker { detail: error.to_string() })?;
         let remembered = self.inner.providers.lock().get(&desc.digest);
-        let fetched = match remembered {
+        match remembered {
             Some(provider) => match self.fetch_from(desc, origin, &*provider, told).await {
                 // The session or the token it used may be gone: a fresh one may do.
                 Err(error @ StoreError::Fetch { .. }) => match self.make_provider(desc, origin).await? {
@@ -269,8 +321,7 @@ impl Store {
                 Some(fresh) => self.fetch_from(desc, origin, &*fresh, told).await,
                 None => Err(StoreError::SourceGone { digest: desc.digest, origin: origin.to_owned() }),
             },
-        };
-        fetched
+        }
     }
 
     async fn fetch_from(
@@ -363,6 +414,18 @@ impl Store {
     }
 }
 
+/// The layer `n` below a node in its own chain; `None` if there is none, or a flat copy is nearer.
+fn nth_parent(node: &Arc<Node>, n: usize) -> Option<Arc<Node>> {
+    let mut at = node.clone();
+    for _ in 0..n {
+        if at.row.lock().flat.is_some() || !matches!(at.row.lock().kind, Kind::Layer { .. }) {
+            return None;
+        }
+        at = at.needs.first()?.clone();
+    }
+    Some(at)
+}
+
 /// The node and what it needs, as far as it has no snapshot, what is needed first. Without recursion.
 fn missing_below(node: &Arc<Node>) -> Vec<Arc<Node>> {
     let mut order: Vec<Arc<Node>> = Vec::new();
@@ -413,5 +476,5 @@ impl<R: Read> Read for Hashing<R> {
 }
 
 pub(crate) fn compress_error(desc: &Descriptor, source: rbuild_oci::CompressError) -> StoreError {
-    StoreError::Compress { digest: desc.digest.to_string(), source: Arc::new(source) }
+    StoreError::compress(desc.digest, source)
 }

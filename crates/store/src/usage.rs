@@ -183,20 +183,22 @@ fn is_shared(core: &Core, digest: &Digest) -> Result<bool> {
 
 /// Bytes of a ref's own layer: its snapshot, measured once, and its blobs that are here.
 pub(crate) fn ref_size(core: &Core, id: &RefId, row: &RefRow) -> Result<u64> {
-    let snapshot = match (&row.snapshot, row.size) {
-        (None, _) => 0,
-        (Some(_), Some(size)) => size,
-        (Some(snapshot), None) => match core.snaps.usage(snapshot) {
-            Ok(usage) => {
-                core.db.update(|tx| set_size(tx, id, usage.size_bytes))?;
-                usage.size_bytes
+    let mut total = 0;
+    match row.size {
+        Some(size) => total += size,
+        None if row.snapshot.is_none() => {}
+        None => {
+            for snapshot in row.snapshot.iter().chain(&row.flat) {
+                match core.snaps.usage(snapshot) {
+                    Ok(usage) => total += usage.size_bytes,
+                    // Removed meanwhile.
+                    Err(error) if error.is_not_found() => return Ok(0),
+                    Err(error) => return Err(error.into()),
+                }
             }
-            // Removed meanwhile.
-            Err(error) if error.is_not_found() => 0,
-            Err(error) => return Err(error.into()),
-        },
-    };
-    let mut total = snapshot;
+            core.db.update(|tx| set_size(tx, id, total))?;
+        }
+    }
     for blob in &row.blobs {
         total += core.content.info(&blob.desc.digest)?.unwrap_or(0);
     }

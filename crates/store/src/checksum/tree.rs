@@ -280,6 +280,15 @@ pub enum EntryKind {
 }
 
 impl EntryKind {
+    /// From `st_mode` and, of a symbolic link, its target.
+    pub fn of(mode: u32, link: &[u8]) -> Self {
+        match mode & 0o170_000 {
+            0o040_000 => Self::Dir,
+            0o120_000 => Self::Link(link.to_vec()),
+            _ => Self::File,
+        }
+    }
+
     fn to_kind(&self) -> Kind {
         match self {
             Self::File => Kind::File,

@@ -67,7 +67,8 @@ fn a_torn_journal_ends_at_the_last_whole_transaction() {
     put(&db, "a", "1");
     put(&db, "b", "2");
     let whole = std::fs::read(root.path().join("journal")).expect("reads");
-    for cut in 1..40 {
+    // The last transaction takes 25 bytes: a head of 20, table, key and value.
+    for cut in 1..=25 {
         let copy = killed(root.path());
         std::fs::write(copy.path().join("journal"), &whole[..whole.len() - cut]).expect("writes");
         let (db, _) = open(copy.path(), BOOT);

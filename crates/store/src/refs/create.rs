@@ -102,16 +102,15 @@ impl Store {
         unless: Option<&Digest>,
     ) -> Result<Option<Arc<Node>>> {
         let written = self.inner.db.update(|tx| {
-            if let Some(chain) = unless {
-                if let Some(other) = tx.get(Table::Chains, chain.as_bytes())? {
-                    let there = tx.get(Table::Refs, &other)?.is_some();
-                    let doomed =
-                        RefId::from_bytes(&other).is_none_or(|id| !self.inner.live.lock().may_live(&id));
-                    if there && !doomed {
-                        return Ok(false);
-                    }
-                    tx.delete(Table::Chains, chain.as_bytes())?;
+            if let Some(chain) = unless
+                && let Some(other) = tx.get(Table::Chains, chain.as_bytes())?
+            {
+                let is_there = tx.get(Table::Refs, &other)?.is_some();
+                let other = RefId::from_bytes(&other);
+                if is_there && other.is_some_and(|other| self.inner.live.lock().may_live(&other)) {
+                    return Ok(false);
                 }
+                tx.delete(Table::Chains, chain.as_bytes())?;
             }
             tx.unsynced(&mark_ref(&id))?;
             put_ref(tx, &id, &row)?;

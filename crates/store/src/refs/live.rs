@@ -1,3 +1,4 @@
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
@@ -94,11 +95,13 @@ impl Store {
             if live.doomed.contains(&top) {
                 return Ok(None);
             }
-            if !rows.contains_key(&top) {
-                let Some(row) = get_ref(&self.inner.db, &top)? else { return Ok(None) };
-                rows.insert(top, row);
-            }
-            let needs = rows.get(&top).map(RefRow::needs).unwrap_or_default();
+            let needs = match rows.entry(top) {
+                Entry::Occupied(row) => row.get().needs(),
+                Entry::Vacant(empty) => match get_ref(&self.inner.db, &top)? {
+                    Some(row) => empty.insert(row).needs(),
+                    None => return Ok(None),
+                },
+            };
             let missing: Vec<RefId> = needs.iter().filter(|id| !done.contains_key(*id)).copied().collect();
             if !missing.is_empty() {
                 todo.extend(missing);

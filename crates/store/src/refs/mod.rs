@@ -11,7 +11,7 @@ pub use create::LayerSource;
 pub(crate) use create::chain_id;
 pub(crate) use live::Live;
 pub use mutable::{MutableRef, NewMutable};
-pub(crate) use node::{ActiveSnapshot, Node};
+pub(crate) use node::{ActiveSnapshot, MAX_STACKED, Node};
 pub use provider::ProviderFactory;
 pub(crate) use provider::{KeyedLocks, Providers};
 pub use tree::TreeGuard;

@@ -1,5 +1,5 @@
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -13,6 +13,9 @@ use crate::id::RefId;
 use crate::progress::LayerProgress;
 use crate::rows::{Kind, RefRow, put_ref};
 use crate::store::{Core, Garbage, Inner, Store};
+
+/// Layers stacked at once. The kernel takes 500; what is deeper lies over a flat copy of what is below.
+pub(crate) const MAX_STACKED: usize = 400;
 
 /// A ref in memory. As long as a node lives, its row, its files and the nodes it needs do.
 pub(crate) struct Node {
@@ -30,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) tree: Mutex<Option<SharedTree>>,
     /// Who wants to see the layer arrive.
     pub(crate) progress: Mutex<Option<Arc<dyn LayerProgress>>>,
+    /// Snapshots that have to be stacked to show it.
+    depth: AtomicUsize,
     /// It and all it needs have snapshots. Never becomes false again while the node lives.
     complete: AtomicBool,
     inner: Weak<Inner>,
@@ -44,8 +49,16 @@ impl std::fmt::Debug for Node {
 impl Node {
     pub(crate) fn new(store: &Store, id: RefId, row: RefRow, needs: Vec<Arc<Node>>) -> Self {
         let complete = row.snapshot.is_some() && needs.iter().all(|need| need.is_complete());
+        let below = needs.first().map_or(0, |parent| parent.depth());
+        let depth = match &row.kind {
+            Kind::Layer { .. } if row.flat.is_some() => 1,
+            Kind::Layer { .. } => below + 1,
+            Kind::Stack { layers } => layers.len(),
+            Kind::Diff { .. } => 1,
+        };
         Self {
             id,
+            depth: AtomicUsize::new(depth),
             complete: AtomicBool::new(complete),
             row: Mutex::new(row),
             needs,
@@ -62,6 +75,15 @@ impl Node {
         self.complete.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn depth(&self) -> usize {
+        self.depth.load(Ordering::Relaxed)
+    }
+
+    /// A flat copy of it exists now.
+    pub(crate) fn set_flat(&self) {
+        self.depth.store(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn snapshot(&self) -> Option<SnapshotId> {
         self.row.lock().snapshot.clone()
     }
@@ -69,7 +91,13 @@ impl Node {
     /// The nodes whose own layers it shows, lowest first. A layer that occurs twice counts where it occurs last:
     /// applied again, it hides all that its first application did.
     pub(crate) fn layers(this: &Arc<Node>) -> Vec<Arc<Node>> {
+        Self::walk(this, false).0
+    }
+
+    /// As [`Node::layers`], down to a flat copy if there is one below all others.
+    fn walk(this: &Arc<Node>, to_flat: bool) -> (Vec<Arc<Node>>, Option<SnapshotId>) {
         let mut found = Vec::new();
+        let mut flat = None;
         let mut seen = HashSet::new();
         let mut todo = vec![(this.clone(), true)];
         while let Some((node, with_parents)) = todo.pop() {
@@ -79,6 +107,12 @@ impl Node {
                 todo.extend(node.needs.iter().map(|layer| (layer.clone(), false)));
                 continue;
             }
+            if to_flat && with_parents && todo.is_empty() {
+                flat = node.row.lock().flat.clone();
+                if flat.is_some() {
+                    break;
+                }
+            }
             if with_parents && matches!(node.row.lock().kind, Kind::Layer { .. }) {
                 todo.extend(node.needs.first().map(|parent| (parent.clone(), true)));
             }
@@ -87,7 +121,7 @@ impl Node {
             }
         }
         found.reverse();
-        found
+        (found, flat)
     }
 
     /// Whether the own layer, shown without what it was made over, may hold whiteouts.
@@ -138,7 +172,10 @@ impl Store {
         let own = |node: &Node| node.snapshot().ok_or(StoreError::Missing { id: node.id });
         match self.inner.snaps.form() {
             LayerForm::Full => Ok(vec![own(node)?]),
-            LayerForm::Overlay => Node::layers(node).iter().map(|layer| own(layer)).collect(),
+            LayerForm::Overlay => {
+                let (layers, flat) = Node::walk(node, true);
+                flat.map(Ok).into_iter().chain(layers.iter().map(|layer| own(layer))).collect()
+            }
         }
     }
 
@@ -146,6 +183,7 @@ impl Store {
     pub(crate) fn view(&self, node: &Arc<Node>) -> Result<Mount> {
         let chain = self.snapshots(node)?;
         if let ([only], LayerForm::Overlay) = (&chain[..], self.inner.snaps.form())
+            && node.row.lock().flat.is_none()
             && Node::layers(node).first().is_some_and(|layer| layer.has_whiteouts())
         {
             self.inner.snaps.hide_whiteouts(only)?;

@@ -42,8 +42,11 @@ async fn root_many_users_of_a_lazy_layer_fetch_it_once() {
         done.expect("no panic");
     }
     assert_eq!(files(&pulled).await, image.files);
-    home.store.inner.janitor.settle().await;
-    assert_eq!(home.store.inner.snaps.list().expect("lists").len(), 2, "no attempt is left over");
+    // Attempts that were given up end in the background; if one were left over this would not end.
+    while home.store.inner.snaps.list().expect("lists").len() > 2 {
+        home.store.inner.janitor.settle().await;
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -109,6 +109,53 @@ async fn a_very_long_chain_is_loaded_and_dropped_without_recursion() {
 }
 
 #[tokio::test]
+async fn root_a_chain_deeper_than_the_kernel_stacks_lies_over_flat_copies() {
+    let home = Home::new(SnapshotterKind::Overlay);
+    let mut tip = commit(&home.store, None, &[("first", Some("1")), ("gone", Some("1"))]).await;
+    tip = commit(&home.store, Some(&tip), &[("gone", None)]).await;
+    for _ in 0..crate::refs::MAX_STACKED + 10 {
+        let new = home.store.new_mutable(Some(&tip), NewMutable::default()).await.expect("mutable");
+        tip = new.commit().await.expect("commits");
+    }
+    tip = commit(&home.store, Some(&tip), &[("last", Some("2"))]).await;
+    assert_eq!(files(&tip).await, ["first=1", "last=2"]);
+    let id = tip.id();
+    let depth = tip.node.depth();
+    assert!(depth <= crate::refs::MAX_STACKED);
+    drop(tip);
+    let home = home.reopen(SnapshotterKind::Overlay);
+    let tip = home.store.get(&id).expect("reads").expect("is there");
+    assert_eq!(tip.node.depth(), depth);
+    assert_eq!(files(&tip).await, ["first=1", "last=2"]);
+    assert_eq!(tip.chain().len(), crate::refs::MAX_STACKED + 13, "layers stay what they are");
+}
+
+#[tokio::test]
+async fn a_root_of_thousands_of_refs_opens_fast() {
+    let home = Home::new(SnapshotterKind::Native);
+    let core = &home.store.inner.core;
+    core.db
+        .update(|tx| {
+            for _ in 0..3000 {
+                let id = RefId::fresh();
+                let kind = crate::rows::Kind::Layer { parent: None };
+                let mut row = crate::rows::RefRow::new(kind, "RUN something", RecordType::Regular);
+                row.snapshot = Some(rbuild_snapshot::SnapshotId::random());
+                std::fs::create_dir_all(core.root.join("snapshots").join(id.as_str()).join("fs"))
+                    .expect("makes");
+                row.snapshot = Some(rbuild_snapshot::SnapshotId::parse(id.as_str())?);
+                crate::rows::put_ref(tx, &id, &row)?;
+            }
+            Ok(())
+        })
+        .expect("writes");
+    let begun = std::time::Instant::now();
+    let home = home.reopen(SnapshotterKind::Native);
+    println!("close and open: {:?}", begun.elapsed());
+    assert_eq!(home.store.inner.db.scan(crate::db::Table::Refs, b"").expect("reads").len(), 3000);
+}
+
+#[tokio::test]
 async fn small_values_are_kept_by_space() {
     let home = Home::new(SnapshotterKind::Native);
     home.store.kv_put("http", b"url", b"etag").await.expect("puts");
