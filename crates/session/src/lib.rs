@@ -1,1 +1,36 @@
-//! placeholder
+//! The session: a tunnel through which a daemon calls back into the client that started a build, and what flows in it.
+//!
+//! The client opens `Control.Session`; the bytes of that stream are one HTTP/2 connection in which the *daemon* is the
+//! HTTP/2 client and the caller is the server. Central types: [`SessionManager`] and [`Session`] at the daemon's end,
+//! [`client::ClientSession`] at the other. Both ends of the file transfer protocol are in [`filesync`].
+//!
+//! It does not know builds, vertices, stores or caches: it moves files, bytes, credentials and secrets on request.
+//! Invariants: whatever the peer sends, the receiver writes below the directory it was given and nowhere else; a daemon
+//! calls only methods that the client listed; a client serves only what was attached to it.
+//! Failure and cancel: every call ends with [`SessionError::Closed`] as soon as the session does; dropping a future or a
+//! handle stops the work it stands for. Names on the wire are UTF-8 (protobuf strings): a file whose name is not UTF-8
+//! is refused by the sender with an error that shows the name, never altered.
+//! Formats: docs/formats/tree-index.md for the file made by [`filesync::TreeIndex`].
+#![forbid(unsafe_code)]
+
+// pub mod client;
+mod error;
+pub mod filesync;
+mod group;
+mod health;
+mod manager;
+mod metadata;
+pub mod mode;
+pub mod names;
+mod session;
+mod ssh;
+mod tunnel;
+
+pub use error::SessionError;
+pub use group::SessionGroup;
+pub use manager::{Registration, SessionManager, SessionStream};
+pub use session::{Credentials, Session, Token, TokenRequest};
+pub use ssh::SshSocket;
+
+/// Result with [`SessionError`].
+pub type Result<T> = std::result::Result<T, SessionError>;

@@ -1,0 +1,359 @@
+//! The receiving end: checks the list, asks for what differs, hands entries to the writer.
+
+mod plan;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::{FutureExt, Stream, StreamExt};
+use rbuild_api::fsutil::types::Packet;
+use rbuild_api::fsutil::types::packet::PacketType;
+use rbuild_api::moby::filesync::v1::file_sync_client::FileSyncClient;
+use rbuild_sys::Root;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Status;
+
+use self::plan::Plan;
+use super::writer::{Digests, Job, Writer};
+use super::{FileSyncRequest, ReceiveOptions, RecordHasher, TransferCounter, TreeIndex};
+use crate::{Result, Session, SessionError, names};
+
+/// Orders that may wait for the disk. With [`MAX_DATA`] this bounds memory at 64 MiB for a hostile sender, 8 MiB for
+/// an honest one; fewer would let the disk idle between packets.
+const JOBS_IN_FLIGHT: usize = 256;
+/// Largest DATA packet taken; senders keep to 32 KiB.
+const MAX_DATA: usize = 256 * 1024;
+/// Largest packet of any kind: a STAT with all its attributes.
+const MAX_PACKET: usize = 8 * 1024 * 1024;
+/// Files up to this size are handed over whole.
+const SMALL_FILE: usize = 128 * 1024;
+/// Bytes of small files that may be waiting for their end, all together.
+const MAX_BUFFERED: usize = 8 * 1024 * 1024;
+/// Files that may be half written at a time. Senders interleave a handful.
+const MAX_OPEN: usize = 256;
+/// A file may turn out this much larger than announced (a log that grows), or twice as large, whatever is more.
+const MAX_GROWTH: u64 = 64 * 1024 * 1024;
+
+/// What a receiver says.
+///
+/// Kept small and sent through an unbounded channel: a receiver that waited for the sender to take its requests, while
+/// the sender waits for its list to be read, would hang. There is at most one request per listed entry, and those are
+/// limited.
+#[derive(Debug)]
+pub(crate) enum Say {
+    Request(u32),
+    Fin,
+    Failed(String),
+}
+
+impl Say {
+    pub(crate) fn into_packet(self) -> Packet {
+        let (kind, id, data) = match self {
+            Say::Request(id) => (PacketType::PacketReq, id, Vec::new()),
+            Say::Fin => (PacketType::PacketFin, 0, Vec::new()),
+            Say::Failed(text) => (PacketType::PacketErr, 0, text.into_bytes()),
+        };
+        Packet { r#type: kind as i32, id, data, stat: None }
+    }
+}
+
+/// Brings `dest` to the state of a client's directory and says what is in it.
+///
+/// `prev`: what an earlier transfer left in `dest`, which nobody else has touched since; files that are equal to it are
+/// not transferred. Without it `dest` is emptied first (unless `options.merge`).
+/// Errors: the transfer may have changed `dest` in part, so an index of it is no longer true: forget it.
+/// Cancel: by drop, or by the end of the session; the writer stops before its next entry.
+pub async fn receive(
+    session: &Session,
+    request: &FileSyncRequest,
+    dest: Root,
+    prev: Option<&TreeIndex>,
+    hasher: Arc<dyn RecordHasher>,
+    options: &ReceiveOptions,
+) -> Result<TreeIndex> {
+    session.require(names::FILE_SYNC_DIFF_COPY)?;
+    let (say, said) = mpsc::unbounded_channel();
+    let mut call = tonic::Request::new(UnboundedReceiverStream::new(said).map(Say::into_packet));
+    request.to_metadata(call.metadata_mut())?;
+    let mut client = FileSyncClient::new(session.channel()).max_decoding_message_size(MAX_PACKET);
+    session
+        .until_closed(async {
+            let opening = tokio::time::timeout(options.limits.stall, client.diff_copy(call)).await;
+            let stalled =
+                |_| SessionError::Stalled { waited: options.limits.stall, last: String::new() };
+            let answer = opening.map_err(stalled)?;
+            let failed = |status| SessionError::call(format!("transfer of `{}`", request.name), status);
+            let incoming = answer.map_err(failed)?.into_inner();
+            run(incoming, say, dest, prev, hasher, options).await
+        })
+        .await
+}
+
+/// Where packets come from.
+pub(crate) trait Incoming: Stream<Item = std::result::Result<Packet, Status>> + Unpin + Send {}
+impl<T: Stream<Item = std::result::Result<Packet, Status>> + Unpin + Send> Incoming for T {}
+
+/// The receiving end on any pair of packet streams.
+pub(crate) async fn run(
+    incoming: impl Incoming,
+    say: mpsc::UnboundedSender<Say>,
+    dest: Root,
+    prev: Option<&TreeIndex>,
+    hasher: Arc<dyn RecordHasher>,
+    options: &ReceiveOptions,
+) -> Result<TreeIndex> {
+    let stopped = StopOnDrop(Arc::new(AtomicBool::new(false)));
+    let (jobs, queue) = mpsc::channel(JOBS_IN_FLIGHT);
+    let writer = Writer::new(dest, hasher, options.owner, stopped.0.clone());
+    let writer = tokio::task::spawn_blocking(move || writer.run(queue));
+    let mut receiver = Receiver {
+        input: Input { incoming, stall: options.limits.stall, counter: options.counter.clone() },
+        say,
+        jobs,
+        plan: Plan::new(prev, options),
+        wanted: HashMap::new(),
+        buffered: 0,
+        open: 0,
+    };
+    let result = async {
+        if prev.is_none() && !options.merge {
+            receiver.order(Job::Clear).await?;
+        }
+        receiver.transfer().await
+    }
+    .await;
+    receiver.conclude(result, writer, &stopped).await
+}
+
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Input<S> {
+    incoming: S,
+    stall: Duration,
+    counter: Arc<TransferCounter>,
+}
+
+impl<S: Incoming> Input<S> {
+    /// The next packet; `None` at the end of the stream.
+    async fn next(&mut self, last: &str) -> Result<Option<Packet>> {
+        // A timer only when there is something to wait for: most packets are here already.
+        let item = match self.incoming.next().now_or_never() {
+            Some(item) => item,
+            None => tokio::time::timeout(self.stall, self.incoming.next())
+                .await
+                .map_err(|_| SessionError::Stalled { waited: self.stall, last: last.to_owned() })?,
+        };
+        let packet = match item {
+            None => return Ok(None),
+            Some(Err(status)) if status.message().contains("not UTF-8") => {
+                let what = "the entry that follows has a name that is not valid UTF-8";
+                return Err(SessionError::violation(what, last));
+            }
+            Some(Err(status)) => return Err(SessionError::call("file transfer", status)),
+            Some(Ok(packet)) => packet,
+        };
+        let size = packet.data.len() + packet.stat.as_ref().map_or(0, prost::Message::encoded_len);
+        self.counter.add_bytes(size as u64);
+        Ok(Some(packet))
+    }
+}
+
+/// A file that was asked for.
+#[derive(Default)]
+struct Wanted {
+    received: u64,
+    /// Pieces held until the file's end, while it is small.
+    pieces: Vec<Vec<u8>>,
+    is_open: bool,
+}
+
+struct Receiver<'a, S> {
+    input: Input<S>,
+    say: mpsc::UnboundedSender<Say>,
+    jobs: mpsc::Sender<Job>,
+    plan: Plan<'a>,
+    wanted: HashMap<u32, Wanted>,
+    buffered: usize,
+    open: usize,
+}
+
+impl<S: Incoming> Receiver<'_, S> {
+    /// From the first STAT to the last byte. The orders have been given then, not yet carried out.
+    async fn transfer(&mut self) -> Result<()> {
+        let mut listing = true;
+        while listing || !self.wanted.is_empty() {
+            let Some(packet) = self.input.next(self.plan.last()).await? else {
+                return Err(SessionError::Ended { last: self.plan.last().to_owned() });
+            };
+            match PacketType::try_from(packet.r#type) {
+                Ok(PacketType::PacketStat) if !listing => {
+                    return Err(SessionError::violation("an entry after the end of the list", ""));
+                }
+                Ok(PacketType::PacketStat) => match packet.stat {
+                    Some(stat) => self.entry(stat).await?,
+                    None => {
+                        listing = false;
+                        let jobs = self.plan.end_of_list()?;
+                        self.order_all(jobs).await?;
+                    }
+                },
+                Ok(PacketType::PacketData) => self.data(packet.id, packet.data).await?,
+                Ok(PacketType::PacketErr) => return Err(remote(&packet.data)),
+                Ok(PacketType::PacketFin) => {
+                    return Err(SessionError::Ended { last: self.plan.last().to_owned() });
+                }
+                Ok(PacketType::PacketReq) | Err(_) => {
+                    return Err(SessionError::violation("a packet of an unexpected type", ""));
+                }
+            }
+        }
+        let jobs = self.plan.closing();
+        self.order_all(jobs).await
+    }
+
+    async fn entry(&mut self, stat: super::Stat) -> Result<()> {
+        let step = self.plan.entry(stat)?;
+        self.order_all(step.jobs).await?;
+        if let Some(id) = step.request {
+            self.wanted.insert(id, Wanted::default());
+            self.tell(Say::Request(id))?;
+        }
+        Ok(())
+    }
+
+    async fn data(&mut self, id: u32, bytes: Vec<u8>) -> Result<()> {
+        if bytes.len() > MAX_DATA {
+            return Err(SessionError::Limit { what: "bytes in a packet", limit: MAX_DATA as u64 });
+        }
+        let Some(file) = self.wanted.get_mut(&id) else {
+            return Err(SessionError::violation("data of a file that was not asked for", ""));
+        };
+        if bytes.is_empty() {
+            return self.end_of_file(id).await;
+        }
+        file.received += bytes.len() as u64;
+        let announced = self.plan.size(id);
+        if file.received > announced + announced.max(MAX_GROWTH) {
+            return Err(SessionError::violation("a file does not end", self.plan.path(id)));
+        }
+        if file.is_open {
+            return self.order(Job::Data { entry: id, bytes }).await;
+        }
+        self.buffered += bytes.len();
+        file.pieces.push(bytes);
+        if file.received > SMALL_FILE as u64 || self.buffered > MAX_BUFFERED {
+            self.open(id).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts writing a file before its end has come.
+    async fn open(&mut self, id: u32) -> Result<()> {
+        self.open += 1;
+        if self.open > MAX_OPEN {
+            return Err(SessionError::Limit { what: "files sent at the same time", limit: MAX_OPEN as u64 });
+        }
+        let pieces = self.wanted.get_mut(&id).map(|file| {
+            file.is_open = true;
+            std::mem::take(&mut file.pieces)
+        });
+        self.order(Job::Open { entry: id, stat: self.plan.stat(id) }).await?;
+        for bytes in pieces.unwrap_or_default() {
+            self.buffered -= bytes.len();
+            self.order(Job::Data { entry: id, bytes }).await?;
+        }
+        Ok(())
+    }
+
+    async fn end_of_file(&mut self, id: u32) -> Result<()> {
+        let Some(file) = self.wanted.remove(&id) else { return Ok(()) };
+        let announced = self.plan.size(id);
+        if file.received < announced {
+            let path = self.plan.path(id).to_owned();
+            return Err(SessionError::Short { path, announced, received: file.received });
+        }
+        self.input.counter.add_file();
+        // A file that grew meanwhile: what came is what counts.
+        self.plan.set_size(id, file.received);
+        if file.is_open {
+            self.open -= 1;
+            return self.order(Job::Close { entry: id, size: file.received }).await;
+        }
+        self.buffered -= file.received as usize;
+        self.order(Job::File { entry: id, stat: self.plan.stat(id), content: file.pieces }).await
+    }
+
+    async fn order_all(&mut self, jobs: Vec<Job>) -> Result<()> {
+        for job in jobs {
+            self.order(job).await?;
+        }
+        Ok(())
+    }
+
+    /// Fails as cancelled if the writer is gone; its own error is then the one that counts.
+    async fn order(&mut self, job: Job) -> Result<()> {
+        self.jobs.send(job).await.map_err(|_| SessionError::Cancelled)
+    }
+
+    fn tell(&self, what: Say) -> Result<()> {
+        let ended = |_| SessionError::Ended { last: self.plan.last().to_owned() };
+        self.say.send(what).map_err(ended)
+    }
+
+    /// Waits for the disk, tells the sender how it went and hears its farewell.
+    async fn conclude(
+        self,
+        result: Result<()>,
+        writer: JoinHandle<Result<Digests>>,
+        stopped: &StopOnDrop,
+    ) -> Result<TreeIndex> {
+        let Self { mut input, say, jobs, plan, .. } = self;
+        // No order could be given: the writer ended early, and its error is the cause.
+        let writer_failed = matches!(result, Err(SessionError::Cancelled));
+        stopped.0.store(result.is_err(), Ordering::Relaxed);
+        drop(jobs);
+        let written = writer.await.unwrap_or_else(|panic| {
+            Err(SessionError::io("writing received files", std::io::Error::other(panic)))
+        });
+        let finished = match result {
+            Err(err) if !writer_failed => Err(err),
+            _ => written,
+        };
+        let digests = match finished {
+            Ok(digests) => digests,
+            Err(err) => {
+                // If the sender is gone, nobody is left to be told.
+                drop(say.send(Say::Failed(err.to_string())));
+                return Err(err);
+            }
+        };
+        let last = plan.last().to_owned();
+        say.send(Say::Fin).map_err(|_| SessionError::Ended { last: last.clone() })?;
+        loop {
+            match input.next(&last).await? {
+                None => break,
+                Some(packet) if packet.r#type == PacketType::PacketFin as i32 => break,
+                Some(packet) if packet.r#type == PacketType::PacketErr as i32 => {
+                    return Err(remote(&packet.data));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(plan.into_index(digests))
+    }
+}
+
+fn remote(text: &[u8]) -> SessionError {
+    let text = String::from_utf8_lossy(text).chars().take(4096).collect();
+    SessionError::Remote { peer: "sender", text }
+}

@@ -1,0 +1,354 @@
+//! The sending end: lists a directory, and answers requests for files.
+
+use std::collections::VecDeque;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use rbuild_api::fsutil::types::Packet;
+use rbuild_api::fsutil::types::packet::PacketType;
+use rbuild_patterns::WalkFilter;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::follow::follow_links;
+use super::receive::Incoming;
+use super::walk::{FileRef, Tree, walk};
+use super::{FileSyncRequest, Stat, TransferCounter};
+use crate::{Result, SessionError};
+
+/// Bytes in one DATA packet: what the peer's sender uses, and its receiver expects.
+const CHUNK: usize = 32 * 1024;
+/// Threads that read files ahead of the network.
+const READERS: usize = 3;
+/// A batch is sent when it has this many packets…
+const BATCH_PACKETS: usize = 128;
+/// …or this many bytes.
+const BATCH_BYTES: usize = 256 * 1024;
+/// Batches that may wait for the network: 4 MiB at most.
+const BATCHES_IN_FLIGHT: usize = 16;
+
+/// Whose the sent entries are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// As on disk.
+    Keep,
+    /// This uid and gid; contexts are sent as root's.
+    Set(u32, u32),
+}
+
+/// How a directory is sent.
+#[derive(Debug, Clone)]
+pub struct SendOptions {
+    /// Whose the entries are.
+    pub owner: Owner,
+    /// Send `user.*` attributes and file capabilities.
+    pub xattrs: bool,
+    /// Give every entry this time.
+    pub set_mtime_ns: Option<i64>,
+    /// Fail when the receiver neither says nor takes anything for so long.
+    pub stall: Option<Duration>,
+    /// Counts along.
+    pub counter: Arc<TransferCounter>,
+}
+
+impl Default for SendOptions {
+    fn default() -> Self {
+        Self {
+            owner: Owner::Keep,
+            xattrs: false,
+            set_mtime_ns: None,
+            stall: None,
+            counter: TransferCounter::new(),
+        }
+    }
+}
+
+/// Packets that go out together.
+pub(crate) type Batch = std::result::Result<Vec<Packet>, Status>;
+
+/// What a sender is to send.
+#[derive(Debug)]
+pub(crate) struct SenderCall {
+    pub(crate) trees: Vec<Tree>,
+    /// Patterns; the name in it is not looked at.
+    pub(crate) filter: FileSyncRequest,
+    pub(crate) options: SendOptions,
+}
+
+/// A channel of the right size for [`serve_sender`].
+pub(crate) fn batches() -> (mpsc::Sender<Batch>, mpsc::Receiver<Batch>) {
+    mpsc::channel(BATCHES_IN_FLIGHT)
+}
+
+/// What walker, readers and dispatcher share.
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    out: mpsc::Sender<Batch>,
+    counter: Arc<TransferCounter>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By id; `None` for what cannot be asked for (any more).
+    files: Vec<Option<FileRef>>,
+    wanted: VecDeque<(u32, FileRef)>,
+    stopped: bool,
+    /// The first failure of a thread.
+    failure: Option<SessionError>,
+}
+
+struct StopOnDrop(Arc<Shared>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.state.lock().stopped = true;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Sends until the receiver says FIN. Cancel: by drop.
+///
+/// Errors are also told to the receiver.
+pub(crate) async fn serve_sender(
+    mut incoming: impl Incoming,
+    out: mpsc::Sender<Batch>,
+    call: SenderCall,
+) -> Result<()> {
+    let result = exchange(&mut incoming, &out, call).await;
+    let last = match &result {
+        Ok(()) => packet(PacketType::PacketFin, 0, Vec::new()),
+        Err(SessionError::Remote { .. } | SessionError::Ended { .. }) => return result,
+        Err(err) => packet(PacketType::PacketErr, 0, err.to_string().into_bytes()),
+    };
+    // A receiver that does not take its farewell within the time has failed, or will see the stream end.
+    drop(tokio::time::timeout(Duration::from_secs(10), out.send(Ok(vec![last]))).await);
+    result
+}
+
+async fn exchange(
+    incoming: &mut impl Incoming,
+    out: &mpsc::Sender<Batch>,
+    call: SenderCall,
+) -> Result<()> {
+    let SenderCall { mut trees, filter, options } = call;
+    let shared = Arc::new(Shared {
+        state: Mutex::default(),
+        changed: Condvar::new(),
+        out: out.clone(),
+        counter: options.counter.clone(),
+    });
+    let _stop = StopOnDrop(shared.clone());
+    let (ended, mut threads) = mpsc::channel::<()>(1);
+    let stall = options.stall;
+    // The trees are shared with the readers only after the walker has taken its own handles.
+    let mut readable = Vec::new();
+    trees.sort_by(|a, b| a.name.cmp(&b.name));
+    for tree in &trees {
+        readable.push(tree.root.try_clone()?);
+    }
+    let readable = Arc::new(readable);
+    let walker = shared.clone();
+    spawn(&shared, ended.clone(), move || list(&walker, &mut trees, &filter, &options));
+    for _ in 0..READERS {
+        let (reader, roots) = (shared.clone(), readable.clone());
+        spawn(&shared, ended.clone(), move || read_files(&reader, &roots));
+    }
+    let mut seen = shared.counter.bytes();
+    loop {
+        let next = tokio::time::timeout(stall.unwrap_or(Duration::MAX), futures::StreamExt::next(incoming));
+        let item = tokio::select! {
+            item = next => item,
+            Some(()) = threads.recv() => {
+                let failure = shared.state.lock().failure.take();
+                match failure {
+                    Some(err) => return Err(err),
+                    None => continue,
+                }
+            }
+        };
+        match item {
+            Err(_) => {
+                let now = shared.counter.bytes();
+                if now == seen {
+                    let waited = stall.unwrap_or_default();
+                    return Err(SessionError::Stalled { waited, last: String::new() });
+                }
+                seen = now;
+            }
+            Ok(None) => return Err(SessionError::Ended { last: String::new() }),
+            Ok(Some(Err(status))) => return Err(SessionError::call("file transfer", status)),
+            Ok(Some(Ok(packet))) => match PacketType::try_from(packet.r#type) {
+                Ok(PacketType::PacketReq) => request(&shared, packet.id)?,
+                Ok(PacketType::PacketFin) => return Ok(()),
+                Ok(PacketType::PacketErr) => {
+                    let text = String::from_utf8_lossy(&packet.data).chars().take(4096).collect();
+                    return Err(SessionError::Remote { peer: "receiver", text });
+                }
+                _ => return Err(SessionError::violation("a packet of an unexpected type", "")),
+            },
+        }
+    }
+}
+
+/// Runs one of the sender's threads on the blocking pool; they end when the transfer does ([`StopOnDrop`]).
+fn spawn(
+    shared: &Arc<Shared>,
+    ended: mpsc::Sender<()>,
+    work: impl FnOnce() -> Result<()> + Send + 'static,
+) {
+    let shared = shared.clone();
+    tokio::task::spawn_blocking(move || {
+        if let Err(err) = work() {
+            shared.state.lock().failure.get_or_insert(err);
+            // Full: another failure is being told already.
+            drop(ended.try_send(()));
+        }
+    });
+}
+
+fn request(shared: &Shared, id: u32) -> Result<()> {
+    let mut state = shared.state.lock();
+    let Some(file) = state.files.get_mut(id as usize).and_then(Option::take) else {
+        return Err(SessionError::violation("request for something that is not a file, or a second one", ""));
+    };
+    state.wanted.push_back((id, file));
+    drop(state);
+    shared.changed.notify_one();
+    Ok(())
+}
+
+fn packet(kind: PacketType, id: u32, data: Vec<u8>) -> Packet {
+    Packet { r#type: kind as i32, id, data, stat: None }
+}
+
+impl Shared {
+    /// Blocking. Errors: cancelled, if nobody takes packets any more.
+    fn flush(&self, batch: &mut Vec<Packet>, bytes: &mut usize) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.counter.add_bytes(*bytes as u64);
+        *bytes = 0;
+        self.out.blocking_send(Ok(std::mem::take(batch))).map_err(|_| SessionError::Cancelled)?;
+        if self.state.lock().stopped { Err(SessionError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// The walking thread.
+fn list(
+    shared: &Shared,
+    trees: &mut [Tree],
+    request: &FileSyncRequest,
+    options: &super::SendOptions,
+) -> Result<()> {
+    let filter = filter(trees, request)?;
+    let (mut batch, mut bytes) = (Vec::with_capacity(BATCH_PACKETS), 0);
+    let mut files: Vec<Option<FileRef>> = Vec::with_capacity(BATCH_PACKETS);
+    let mut emit = |stat: Stat, file: Option<FileRef>| {
+        bytes += stat.path.len() + stat.linkname.len();
+        files.push(file);
+        batch.push(Packet { r#type: PacketType::PacketStat as i32, stat: Some(stat), id: 0, data: Vec::new() });
+        if batch.len() >= BATCH_PACKETS {
+            // Before the entries are on their way: they may be asked for at once.
+            shared.state.lock().files.append(&mut files);
+            shared.flush(&mut batch, &mut bytes)?;
+        }
+        Ok(())
+    };
+    walk(trees, &filter, options, &mut emit)?;
+    shared.state.lock().files.append(&mut files);
+    batch.push(packet(PacketType::PacketStat, 0, Vec::new()));
+    shared.flush(&mut batch, &mut bytes)
+}
+
+fn filter(trees: &[Tree], request: &FileSyncRequest) -> Result<WalkFilter> {
+    let pattern = |kind| move |err: rbuild_patterns::PatternError| SessionError::Pattern { kind, text: err.to_string() };
+    let mut include = request.include.clone();
+    if !request.follow_paths.is_empty() {
+        if let [Tree { name: None, root }] = trees {
+            match follow_links(root, &request.follow_paths)? {
+                Some(targets) => include.extend(targets),
+                None => include.clear(),
+            }
+        }
+    }
+    WalkFilter::new(&include, &[]).map_err(pattern("include"))?;
+    WalkFilter::new(&include, &request.exclude).map_err(pattern("exclude"))
+}
+
+/// A reading thread.
+fn read_files(shared: &Shared, roots: &[rbuild_sys::Root]) -> Result<()> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    loop {
+        let next = {
+            let mut state = shared.state.lock();
+            loop {
+                if state.stopped {
+                    return Ok(());
+                }
+                match state.wanted.pop_front() {
+                    Some(next) => break Some(next),
+                    None if !batch.is_empty() => break None,
+                    None => shared.changed.wait(&mut state),
+                }
+            }
+        };
+        match next {
+            Some((id, file)) => {
+                read_file(shared, &roots[file.tree], id, &file, &mut batch, &mut bytes)?;
+                if bytes >= BATCH_BYTES || batch.len() >= BATCH_PACKETS {
+                    shared.flush(&mut batch, &mut bytes)?;
+                }
+            }
+            None => shared.flush(&mut batch, &mut bytes)?,
+        }
+    }
+}
+
+/// Sends exactly as many bytes as were announced: what a growing file gained since is not part of the list.
+fn read_file(
+    shared: &Shared,
+    root: &rbuild_sys::Root,
+    id: u32,
+    file: &FileRef,
+    batch: &mut Vec<Packet>,
+    bytes: &mut usize,
+) -> Result<()> {
+    let mut input = root.open_file_nofollow(&file.path)?.take(file.size);
+    let mut left = file.size;
+    while left > 0 {
+        let mut data = vec![0; left.min(CHUNK as u64) as usize];
+        let len = fill(&mut input, &mut data).map_err(|err| SessionError::io(file.path.clone(), err))?;
+        if len == 0 {
+            let received = file.size - left;
+            return Err(SessionError::Short { path: file.path.clone(), announced: file.size, received });
+        }
+        data.truncate(len);
+        left -= len as u64;
+        *bytes += len;
+        batch.push(packet(PacketType::PacketData, id, data));
+        if *bytes >= BATCH_BYTES {
+            shared.flush(batch, bytes)?;
+        }
+    }
+    shared.counter.add_file();
+    batch.push(packet(PacketType::PacketData, id, Vec::new()));
+    Ok(())
+}
+
+/// Reads until `buf` is full or the file ends.
+fn fill(input: &mut impl Read, buf: &mut [u8]) -> std::io::Result<usize> {
+    let mut filled = 0;
+    while filled < buf.len() {
+        match input.read(&mut buf[filled..]) {
+            Ok(0) => break,
+            Ok(len) => filled += len,
+            Err(err) if err.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(filled)
+}
