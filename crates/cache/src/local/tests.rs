@@ -45,12 +45,12 @@ async fn a_record_is_found_under_all_its_keys_also_after_a_restart() {
     let made = output(&cache).await;
     let id = commit(&cache, &[1, 2], std::slice::from_ref(&made)).await;
     cache.alias(id, &[key(3)]).await.expect("aliases");
-    let made = made.id();
-    drop(cache);
+    let output = made.id();
+    drop((made, cache));
     let cache = open(&dir);
     for n in 1..=3 {
         let found = cache.lookup(&query(n)).await.expect("looks").expect("is there");
-        assert_eq!((found.id, found.outputs[0].id()), (id, made));
+        assert_eq!((found.id, found.outputs[0].id()), (id, output));
     }
     assert!(cache.lookup(&query(4)).await.expect("looks").is_none());
     let row = cache.store().record(&id.0).expect("reads").expect("is there");

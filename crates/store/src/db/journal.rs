@@ -92,6 +92,14 @@ impl Journal {
         Ok((journal, entries))
     }
 
+    /// What is in the journal now.
+    pub(super) fn entries(&mut self) -> Result<Entries> {
+        let mut body = Vec::new();
+        let read = self.file.seek(SeekFrom::Start(self.head)).and_then(|_| self.file.read_to_end(&mut body));
+        read.map_err(|error| StoreError::io("read", &self.path, error))?;
+        Ok(read_entries(&body).0)
+    }
+
     /// Numbers go on from what the database has seen.
     pub(super) fn start_after(&mut self, seq: u64) {
         self.seq = self.seq.max(seq);

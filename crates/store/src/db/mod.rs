@@ -10,8 +10,9 @@ mod table;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableError};
 
 use self::journal::{Change, Journal};
@@ -35,7 +36,10 @@ const KEY_BOOT: &[u8] = b"boot";
 type Hook = Arc<dyn Fn(&'static str) + Send + Sync>;
 
 pub(crate) struct Db {
-    redb: Database,
+    /// `None` only while it cannot be opened again after an error.
+    redb: RwLock<Option<Database>>,
+    /// redb refuses everything after a failed write (a full disk, say): it has to be opened again.
+    is_broken: AtomicBool,
     path: PathBuf,
     writer: Mutex<Journal>,
     hook: Option<Hook>,
@@ -60,14 +64,17 @@ impl Db {
     /// Opens or creates `root/meta.db` and replays the journal.
     pub(crate) fn open(root: &Path, boot: &str, hook: Option<Hook>) -> Result<(Self, Opened)> {
         let path = root.join("meta.db");
-        let redb = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(&path)
-            .map_err(|error| StoreError::database("open", error))?;
+        let redb = open_redb(&path)?;
         let known = prepare(&redb, &path, boot)?;
         let (journal, changes) = Journal::open(&root.join("journal"), boot)?;
         let same = known.as_deref() == Some(boot.as_bytes());
-        let db = Self { redb, path, writer: Mutex::new(journal), hook };
+        let db = Self {
+            redb: RwLock::new(Some(redb)),
+            is_broken: AtomicBool::new(false),
+            path,
+            writer: Mutex::new(journal),
+            hook,
+        };
         db.replay(&changes)?;
         // A number is never used twice, or the next replay would take a new transaction for an old one.
         db.writer.lock().start_after(db.seq()?);
@@ -97,26 +104,63 @@ impl Db {
         )
     }
 
+    /// Opens the database again after an error and brings it to where it was.
+    fn mend(&self, journal: &mut Journal) -> Result<()> {
+        if !self.is_broken.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        {
+            let mut redb = self.redb.write();
+            // Closed first: a file can be open once only.
+            *redb = None;
+            *redb = Some(open_redb(&self.path)?);
+        }
+        let entries = journal.entries()?;
+        self.replay(&entries)?;
+        self.is_broken.store(false, Ordering::Release);
+        tracing::info!("the metadata database was opened again after an error");
+        Ok(())
+    }
+
+    /// Notes that the database has to be opened again if this is what failed.
+    fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(StoreError::Database { .. } | StoreError::NoSpace { .. }) = &result {
+            self.is_broken.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    fn mend_to_read(&self) -> Result<()> {
+        if self.is_broken.load(Ordering::Acquire) {
+            return self.mend(&mut self.writer.lock());
+        }
+        Ok(())
+    }
+
     fn seq(&self) -> Result<u64> {
-        let bytes = self.get(Table::Meta, KEY_SEQ)?;
+        let bytes = self.read(Table::Meta, |rows| get_row(rows, KEY_SEQ))?;
         Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes))
+    }
+
+    fn read<T>(&self, table: Table, f: impl FnOnce(&Rows) -> Result<T>) -> Result<T> {
+        let redb = self.redb.read();
+        let redb = redb.as_ref().ok_or_else(closed)?;
+        let txn = redb.begin_read().map_err(|error| StoreError::database("begin to read", error))?;
+        let rows =
+            txn.open_table(table.definition()).map_err(|error| StoreError::database("open table", error))?;
+        f(&rows)
     }
 
     /// The value of a key. Microseconds: may be called from async code.
     pub(crate) fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let txn = self.redb.begin_read().map_err(|error| StoreError::database("begin to read", error))?;
-        let rows =
-            txn.open_table(table.definition()).map_err(|error| StoreError::database("open table", error))?;
-        let value = rows.get(key).map_err(|error| StoreError::database("read", error))?;
-        Ok(value.map(|value| value.value().to_vec()))
+        self.mend_to_read()?;
+        self.noted(self.read(table, |rows| get_row(rows, key)))
     }
 
     /// All rows whose key begins with `prefix`, in order.
     pub(crate) fn scan(&self, table: Table, prefix: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let txn = self.redb.begin_read().map_err(|error| StoreError::database("begin to read", error))?;
-        let rows =
-            txn.open_table(table.definition()).map_err(|error| StoreError::database("open table", error))?;
-        collect(&rows, prefix)
+        self.mend_to_read()?;
+        self.noted(self.read(table, |rows| collect(rows, prefix)))
     }
 
     /// Runs `f` in one transaction: all of its changes are kept, or none if it fails.
@@ -125,7 +169,8 @@ impl Db {
     /// returns, a kill of the process cannot undo it.
     pub(crate) fn update<T>(&self, f: impl FnOnce(&mut Tx<'_>) -> Result<T>) -> Result<T> {
         let mut journal = self.writer.lock();
-        self.apply(Durability::None, f, Some(&mut journal))
+        self.mend(&mut journal)?;
+        self.noted(self.apply(Durability::None, f, Some(&mut journal)))
     }
 
     fn apply<T>(
@@ -134,8 +179,9 @@ impl Db {
         f: impl FnOnce(&mut Tx<'_>) -> Result<T>,
         journal: Option<&mut Journal>,
     ) -> Result<T> {
-        let mut txn =
-            self.redb.begin_write().map_err(|error| StoreError::database("begin to write", error))?;
+        let redb = self.redb.read();
+        let redb = redb.as_ref().ok_or_else(closed)?;
+        let mut txn = redb.begin_write().map_err(|error| StoreError::database("begin to write", error))?;
         if matches!(durability, Durability::Immediate) {
             txn.set_quick_repair(true);
         }
@@ -172,6 +218,7 @@ impl Db {
         }
         sync()?;
         let mut journal = self.writer.lock();
+        self.mend(&mut journal)?;
         let forget = |tx: &mut Tx<'_>| {
             for (key, value) in &marks {
                 if tx.get(Table::Unsynced, key)?.as_deref() == Some(value) {
@@ -182,7 +229,7 @@ impl Db {
             let seq = tx.get(Table::Meta, KEY_SEQ)?.unwrap_or_default();
             tx.put(Table::Meta, KEY_SEQ, &seq)
         };
-        self.apply(Durability::Immediate, forget, None)?;
+        self.noted(self.apply(Durability::Immediate, forget, None))?;
         self.at("checkpoint.committed");
         journal.clear()?;
         self.at("checkpoint.cleared");
@@ -199,6 +246,17 @@ impl Db {
     pub(crate) fn step(&self, step: &'static str) {
         self.at(step);
     }
+}
+
+type Rows = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+fn open_redb(path: &Path) -> Result<Database> {
+    let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+    opened.map_err(|error| StoreError::database("open", error))
+}
+
+fn closed() -> StoreError {
+    StoreError::database("use", redb::Error::DatabaseClosed)
 }
 
 /// Creates the tables of a new database and checks the version of an old one; gives back the boot id it was last
@@ -306,6 +364,11 @@ impl Tx<'_> {
         let stamp = self.stamp.to_be_bytes();
         self.put(Table::Unsynced, key, &stamp)
     }
+}
+
+fn get_row(rows: &impl ReadableTable<&'static [u8], &'static [u8]>, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    let value = rows.get(key).map_err(|error| StoreError::database("read", error))?;
+    Ok(value.map(|value| value.value().to_vec()))
 }
 
 fn collect(

@@ -2,6 +2,7 @@
 
 mod contexts;
 mod digests;
+mod full;
 mod kill;
 mod layers;
 mod prune;
