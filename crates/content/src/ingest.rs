@@ -36,19 +36,18 @@ pub struct Ingest {
 impl Ingest {
     pub(crate) fn open(store: &ContentStore, key: &str, expected: Option<&Descriptor>) -> Result<Self> {
         let mut name = Digest::of(key).hex();
-        let resumable = store.inner.active.lock().insert(name.clone());
+        let mut active = store.inner.active.lock();
+        let resumable = active.insert(name.clone());
         if !resumable {
             name = format!("{name}.{}", random_id());
+            active.insert(name.clone());
         }
-        match Self::open_named(store, key, name.clone(), expected, resumable) {
-            Ok(ingest) => Ok(ingest),
-            Err(err) => {
-                if resumable {
-                    store.inner.active.lock().remove(&name);
-                }
-                Err(err)
-            }
+        drop(active);
+        let opened = Self::open_named(store, key, name.clone(), expected, resumable);
+        if opened.is_err() {
+            store.inner.active.lock().remove(&name);
         }
+        opened
     }
 
     fn open_named(
@@ -114,9 +113,11 @@ impl Ingest {
             return Err(self.wrong_size(digest, new, size));
         }
         if let Err(err) = self.file.write_all(bytes) {
-            // Bytes may have been written in part: what the next attempt finds is hashed again, so it may stay. This
-            // one must not go on.
-            return Err(ContentError::io("write", &self.path, err));
+            // Bytes may have been written in part: what the next attempt finds is hashed again, so it may stay, unless
+            // the disk is full and needs the room. This ingest must not go on.
+            let err = ContentError::io("write", &self.path, err);
+            self.resumable &= !err.is_no_space();
+            return Err(err);
         }
         self.hasher.update(bytes);
         self.offset = new;
@@ -198,7 +199,7 @@ impl Drop for Ingest {
         if !keep && let Err(err) = fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), error = %err, "cannot remove an ingest; the next start sweeps it");
         }
-        // The name is free once the file is as the next writer may find it. Single-use names are not in the set.
+        // The name is free once the file is as the next writer may find it.
         self.store.inner.active.lock().remove(&self.name);
     }
 }

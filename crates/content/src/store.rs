@@ -183,20 +183,31 @@ impl ContentStore {
         }
     }
 
-    /// Removes ingests that nobody will come back for.
-    fn sweep(&self) -> Result<()> {
+    /// Removes ingests that nobody writes to and nobody will come back for. Done when the store is opened; a daemon that
+    /// runs for long calls it now and then.
+    pub fn sweep(&self) -> Result<()> {
         let dir = &self.inner.ingests;
         let now = SystemTime::now();
         for entry in fs::read_dir(dir).map_err(|err| ContentError::io("list", dir, err))? {
             let entry = entry.map_err(|err| ContentError::io("list", dir, err))?;
-            let single_use = entry.file_name().to_string_lossy().contains('.');
+            let name = entry.file_name().to_string_lossy().into_owned();
             let modified = entry.metadata().and_then(|meta| meta.modified());
             // A time in the future is a clock that jumped, not a stale file.
             let age = modified.ok().and_then(|at| now.duration_since(at).ok()).unwrap_or_default();
-            if single_use || age > self.inner.options.stale_after {
-                tracing::debug!(path = %entry.path().display(), "removing a stale ingest");
-                fs::remove_file(entry.path())
-                    .map_err(|err| ContentError::io("delete", &entry.path(), err))?;
+            if !name.contains('.') && age <= self.inner.options.stale_after {
+                continue;
+            }
+            // Whoever opens an ingest names it here first.
+            let active = self.inner.active.lock();
+            if active.contains(&name) {
+                continue;
+            }
+            tracing::debug!(path = %entry.path().display(), "removing a stale ingest");
+            match fs::remove_file(entry.path()) {
+                Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                    return Err(ContentError::io("delete", &entry.path(), err));
+                }
+                _ => {}
             }
         }
         Ok(())

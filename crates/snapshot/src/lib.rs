@@ -15,8 +15,8 @@
 //! Invariants: a committed snapshot is never written again. Entries of archives and trees are reached through
 //! [`Root`](rbuild_sys::Root) only, so no name, link or whiteout leads out. Archives of equal states are equal bytes.
 //!
-//! Errors: [`SnapshotError`]. Everything here blocks; callers bring it to the blocking pool. A half-written snapshot
-//! is the caller's to remove.
+//! Errors: [`SnapshotError`]. Everything here blocks; callers bring it to the blocking pool, and stop it by a reader or
+//! writer that fails. A half-written snapshot is the caller's to remove.
 #![forbid(unsafe_code)]
 
 mod apply;

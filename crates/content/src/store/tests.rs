@@ -116,6 +116,23 @@ fn opening_sweeps_what_nobody_will_resume() {
 }
 
 #[test]
+fn sweeping_spares_what_is_being_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = ContentOptions { stale_after: Duration::ZERO, ..ContentOptions::default() };
+    let store = ContentStore::open_with(dir.path(), options).unwrap();
+    let mut first = store.ingest("k", None).unwrap();
+    let mut second = store.ingest("k", None).unwrap();
+    first.write(b"x").unwrap();
+    second.write(b"x").unwrap();
+    std::thread::sleep(Duration::from_millis(5)); // Older than zero on a coarse clock.
+    store.sweep().unwrap();
+    assert_eq!(ingests(&store), 2);
+    first.commit().unwrap();
+    second.commit().unwrap();
+    assert!(store.has(&Digest::of("x")).unwrap());
+}
+
+#[test]
 fn a_rotten_blob_is_never_served_as_whole() {
     let (_dir, store) = store();
     let digest = store.put(b"hello").unwrap();
@@ -159,6 +176,8 @@ fn root_a_full_disk_is_told_apart() {
     let err = (0..1000).find_map(|_| ingest.write(&[7; 4096]).err()).unwrap();
     assert!(err.is_no_space(), "{err}");
     assert_eq!(io::Error::from(err).kind(), io::ErrorKind::StorageFull);
+    drop(ingest);
+    assert_eq!(ingests(&store), 0, "a full disk gets its room back");
     drop(dir);
 }
 

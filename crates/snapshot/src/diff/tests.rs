@@ -301,7 +301,7 @@ fn plain(root: &Root) -> BTreeMap<PathBuf, Node> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
     #[test]
     fn root_diff_and_apply_are_inverse(
         before in proptest::collection::vec(act(), 0..25),
