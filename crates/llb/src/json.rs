@@ -441,6 +441,6 @@ fn dot_action(action: &pb::FileAction) -> String {
 /// Where an input of a process is mounted, unless at its root.
 fn dot_edge_label(op: &pb::Op, position: usize) -> String {
     let Some(pb::op::Op::Exec(exec)) = &op.op else { return String::new() };
-    let used = exec.mounts.iter().filter(|m| usize::try_from(m.input) == Ok(position) && m.dest != "/");
-    used.last().map(|mount| mount.dest.clone()).unwrap_or_default()
+    let mut used = exec.mounts.iter().filter(|m| usize::try_from(m.input) == Ok(position) && m.dest != "/");
+    used.next_back().map(|mount| mount.dest.clone()).unwrap_or_default()
 }

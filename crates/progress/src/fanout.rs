@@ -11,9 +11,9 @@ pub struct FanOut {
 }
 
 impl FanOut {
-    /// No build yet.
-    pub fn new() -> Self {
-        Self::default()
+    /// These builds, for a start.
+    pub fn new(reporters: Vec<Reporter>) -> Self {
+        Self { reporters: Arc::new(RwLock::new(reporters)) }
     }
 
     /// One more build; it sees what happens from now on.
@@ -71,7 +71,7 @@ impl FanOut {
 
 impl FromIterator<Reporter> for FanOut {
     fn from_iter<I: IntoIterator<Item = Reporter>>(reporters: I) -> Self {
-        Self { reporters: Arc::new(RwLock::new(reporters.into_iter().collect())) }
+        Self::new(reporters.into_iter().collect())
     }
 }
 

@@ -91,7 +91,7 @@ impl Progress {
         self.inner.spool.close();
     }
 
-    /// Waits until all that was written before can be read by subscribers.
+    /// Waits until the log is closed and all of it can be read by subscribers.
     pub async fn closed(&self) {
         let mut extent = self.inner.spool.extent();
         // An error means that the writer is gone, which is as closed as can be.
@@ -123,7 +123,7 @@ impl Progress {
         self.push(&StatusResponse { warnings: vec![warning], ..StatusResponse::default() });
     }
 
-    /// Log bytes of a vertex, clipped at the bound. True: something was written or the end was announced.
+    /// Log bytes of a vertex, clipped at the bound.
     pub(crate) fn log(&self, vertex: &str, stream: i64, bytes: &[u8]) {
         let limit = self.inner.options.max_log_bytes;
         let before = self.inner.logged.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -152,3 +152,6 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

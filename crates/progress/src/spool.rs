@@ -84,7 +84,12 @@ impl Spool {
 
     fn new(store: Store) -> Arc<Self> {
         let extent = watch::Sender::new(Extent::default());
-        Arc::new(Self { store: Arc::new(store), pending: Mutex::default(), writing: Mutex::default(), extent })
+        Arc::new(Self {
+            store: Arc::new(store),
+            pending: Mutex::default(),
+            writing: Mutex::default(),
+            extent,
+        })
     }
 
     pub(crate) fn store(&self) -> Arc<Store> {
