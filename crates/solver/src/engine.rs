@@ -391,8 +391,8 @@ async fn cache_map<O: Op>(
     };
     match result {
         Ok(_) => Ok(()),
-        Err(source) => {
-            let error = SolveError::Op { vertex: info.clone(), source };
+        Err(error) => {
+            let error = SolveError::Op { vertex: info.clone(), error };
             job.failed(held.key, &error);
             Err(error)
         }

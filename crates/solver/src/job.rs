@@ -321,12 +321,13 @@ pub struct Solved<T> {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SolveError<E: std::error::Error + 'static> {
     /// The op of a vertex failed.
-    #[error("{source}")]
+    #[error("{error}")]
     Op {
         /// Which one.
         vertex: Arc<VertexInfo>,
         /// How.
-        source: E,
+        #[source]
+        error: E,
     },
     /// The op of a vertex panicked.
     #[error("internal error: step `{}` panicked", vertex.name)]

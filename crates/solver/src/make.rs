@@ -70,7 +70,7 @@ impl<O: Op> Make<O> {
         let cx = self.job.context(&self.info, &self.held);
         let calls = (0..self.values.len()).map(|input| self.content(&cx, input));
         let calls: Vec<_> = calls.collect();
-        let fail = |source| SolveError::Op { vertex: self.info.clone(), source };
+        let fail = |error| SolveError::Op { vertex: self.info.clone(), error };
         join_all(calls).await.into_iter().collect::<Result<_, _>>().map_err(fail)
     }
 
@@ -138,7 +138,7 @@ impl<O: Op> Make<O> {
 /// A shared failure, told about the vertex as this job knows it.
 fn renamed<E: std::error::Error + 'static>(error: SolveError<E>, info: &Arc<VertexInfo>) -> SolveError<E> {
     match error {
-        SolveError::Op { source, .. } => SolveError::Op { vertex: info.clone(), source },
+        SolveError::Op { error, .. } => SolveError::Op { vertex: info.clone(), error },
         other => other,
     }
 }
@@ -191,7 +191,7 @@ impl<O: Op> Work<O> {
         }
         let values = self.values.clone();
         let outputs = self.op.exec(&cx, values).await;
-        let outputs = outputs.map_err(|source| SolveError::Op { vertex: cx.vertex().clone(), source })?;
+        let outputs = outputs.map_err(|error| SolveError::Op { vertex: cx.vertex().clone(), error })?;
         let identity = self.commit(cx.vertex(), &outputs).await;
         Ok(Flown { known: Known { outputs: outputs.into(), identity }, cached: false })
     }
