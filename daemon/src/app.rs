@@ -7,6 +7,7 @@ use rbuild_api::grpc::health::v1::health_server::HealthServer;
 use rbuild_api::moby::buildkit::v1::control_server::ControlServer;
 use rbuild_api::moby::buildkit::v1::frontend::llb_bridge_server::LlbBridgeServer;
 use rbuild_api::otlp::trace_service_server::TraceServiceServer;
+use rbuild_api::rbuild::v1::images_server::ImagesServer;
 use rbuild_build::Builder;
 use rbuild_gateway::{BridgeService, ForwardedBuilds};
 use tokio::net::{TcpListener, UnixListener};
@@ -130,14 +131,15 @@ fn router(tls: Option<&Tls>, control: ControlService, bridge: Arc<BridgeService>
     if let Some(tls) = tls {
         server = server.tls_config(tls_config(tls)?)?;
     }
-    let control = ControlServer::new(control)
+    let control_server = ControlServer::new(control.clone())
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let bridge = LlbBridgeServer::from_arc(bridge)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     Ok(server
-        .add_service(control)
+        .add_service(ImagesServer::new(control.clone()))
+        .add_service(control_server)
         .add_service(bridge)
         .add_service(HealthServer::new(Health))
         .add_service(TraceServiceServer::new(Traces)))

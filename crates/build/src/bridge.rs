@@ -30,17 +30,29 @@ pub(crate) struct BuildContext {
     pub(crate) events: Arc<SolverEvents>,
     pub(crate) frontends: Arc<BTreeMap<String, Arc<dyn Frontend>>>,
     pub(crate) session: String,
+    pub(crate) imports: Vec<(String, BTreeMap<String, String>)>,
 }
 
 impl BuildContext {
+    /// Caches to import from are not read yet; upstream treats one that fails as a warning, and so do we.
+    pub(crate) fn warn_of_imports(&self) {
+        for (kind, attrs) in &self.imports {
+            let target = attrs.get("ref").or_else(|| attrs.get("src")).map_or("", String::as_str);
+            let step = self.step(&format!("importing cache manifest from {kind} {target}"));
+            step.started();
+            step.completed(Some("cache import is not supported by rbuildd yet: the build goes on without".into()));
+        }
+    }
+
     /// Computes the head of a definition; `None` is scratch.
     pub(crate) async fn solve_definition(&self, definition: &Definition) -> Result<Option<Ref>, BuildError> {
         let graph = Graph::from_definition(definition)
             .map_err(|error| BuildError::invalid(format!("invalid definition: {error}")))?;
         self.events.add_groups(&graph);
+        Worker::check(&graph, &self.scope.entitlements).map_err(|error| from_op(&error))?;
         let (graph, head) = self.worker.graph(&graph).map_err(|error| from_op(&error))?;
         let Some(head) = head else { return Ok(None) };
-        let solved = self.job.solve(&Arc::new(graph), head).await;
+        let solved = self.job.solve(&graph, head).await;
         solved.map(|solved| Some(solved.output)).map_err(|error| from_solve(&error, definition))
     }
 
@@ -74,7 +86,7 @@ impl BuildBridge {
         if self.depth >= MAX_DEPTH {
             return Err(BuildError::invalid(format!("frontends are nested more than {MAX_DEPTH} deep")));
         }
-        let frontend = find_frontend(&self.context.frontends, &request)?;
+        let frontend = find_frontend(&self.context.frontends, &request.frontend, &request.options)?;
         let bridge = Arc::new(Self {
             context: self.context.clone(),
             options: request.options.clone(),
@@ -105,22 +117,23 @@ impl BuildBridge {
     }
 }
 
-fn find_frontend(
+pub(crate) fn find_frontend(
     frontends: &BTreeMap<String, Arc<dyn Frontend>>,
-    request: &SolveRequest,
+    name: &str,
+    options: &BTreeMap<String, String>,
 ) -> Result<Arc<dyn Frontend>, BuildError> {
-    if let Some(frontend) = frontends.get(&request.frontend) {
+    if let Some(frontend) = frontends.get(name) {
         return Ok(frontend.clone());
     }
-    if request.frontend == "gateway.v0" {
-        let image = request.options.get("source").map_or("an image", String::as_str);
+    if name == "gateway.v0" {
+        let image = options.get("source").map_or("an image", String::as_str);
         return Err(BuildError::unimplemented(format!(
             "frontends that are images are not supported by rbuildd yet: `{image}` cannot be run. \
              The syntax docker/dockerfile is built in"
         )));
     }
     let known: Vec<_> = frontends.keys().map(String::as_str).collect();
-    Err(BuildError::invalid(format!("frontend `{}` not found: this daemon has {}", request.frontend, known.join(", "))))
+    Err(BuildError::invalid(format!("frontend `{name}` not found: this daemon has {}", known.join(", "))))
 }
 
 #[async_trait]

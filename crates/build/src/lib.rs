@@ -1,1 +1,20 @@
-//! placeholder
+//! One build from request to outcome; no sockets.
+//!
+//! Central type: [`Builder`] (one per daemon): it takes a [`BuildRequest`], runs the frontend over a bridge of
+//! its own, solves what comes out, and exports. `run.rs` is the table of contents of a build; `bridge.rs` is all
+//! that a frontend can reach. It does not know gRPC: the daemon converts. Failure: a `BuildError`, classified in
+//! `error.rs`. Cancel: the token given to [`Builder::build`]; steps are stopped and cleaned up before it returns.
+#![forbid(unsafe_code)]
+
+mod bridge;
+mod builder;
+mod builds;
+mod error;
+mod events;
+mod files;
+mod refs;
+mod request;
+mod run;
+
+pub use builder::{Builder, BuilderOptions, GcTask, OpenError};
+pub use request::{BuildOutcome, BuildRequest, ExporterSpec, What};

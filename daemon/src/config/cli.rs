@@ -8,9 +8,32 @@ use clap::Parser;
 use super::file::ConfigFile;
 use super::{Config, ConfigError, Snapshotter, Tls};
 
-const DEFAULT_ROOT: &str = "/var/lib/rbuild";
-const DEFAULT_ADDRESS: &str = "unix:///run/rbuild/rbuildd.sock";
-const DEFAULT_CONFIG: &str = "/etc/rbuild/rbuildd.toml";
+/// Where things are when nobody says otherwise.
+struct Places {
+    root: &'static str,
+    address: &'static str,
+    config: &'static str,
+}
+const OURS: Places = Places {
+    root: "/var/lib/rbuild",
+    address: "unix:///run/rbuild/rbuildd.sock",
+    config: "/etc/rbuild/rbuildd.toml",
+};
+/// For a binary that was put in place of upstream's under its name.
+const UPSTREAM: Places = Places {
+    root: "/var/lib/buildkit",
+    address: "unix:///run/buildkit/buildkitd.sock",
+    config: "/etc/buildkit/buildkitd.toml",
+};
+
+fn places() -> &'static Places {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    match name.as_deref().and_then(std::path::Path::file_name) {
+        Some(name) if name == "buildkitd" => &UPSTREAM,
+        _ => &OURS,
+    }
+}
+
 /// Long enough for an ordinary build to finish, shorter than service managers wait for a stop (90 s).
 const DEFAULT_DRAIN_SECS: u64 = 60;
 const DEFAULT_HISTORY_ENTRIES: usize = 50;
@@ -169,7 +192,7 @@ impl Cli {
     pub(crate) fn into_config(self) -> Result<Config, ConfigError> {
         self.refused.check()?;
         self.check_workers()?;
-        let path = self.config.clone().unwrap_or_else(|| DEFAULT_CONFIG.into());
+        let path = self.config.clone().unwrap_or_else(|| places().config.into());
         let file = ConfigFile::load(&path, self.config.is_some())?;
         let oci = &file.worker.oci;
         let snapshotter = parse_snapshotter(self.oci_worker_snapshotter.as_ref().or(oci.snapshotter.as_ref()))?;
@@ -184,7 +207,7 @@ impl Cli {
         let addresses = match (self.addr.is_empty(), file.grpc.address.is_empty()) {
             (false, _) => self.addr.clone(),
             (true, false) => file.grpc.address.clone(),
-            (true, true) => vec![DEFAULT_ADDRESS.into()],
+            (true, true) => vec![places().address.into()],
         };
         let mut registries = file.registry;
         for entry in &self.registry_mirror {
@@ -194,7 +217,7 @@ impl Cli {
         labels.extend(parse_labels(&self.oci_worker_labels)?);
         let debug = self.debug || file.debug;
         Ok(Config {
-            root: self.root.or(file.root).unwrap_or_else(|| DEFAULT_ROOT.into()),
+            root: self.root.or(file.root).unwrap_or_else(|| places().root.into()),
             addresses,
             group: self.group,
             uid: file.grpc.uid,

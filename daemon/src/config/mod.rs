@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 pub(crate) use cli::Cli;
 pub(crate) use file::{GcPolicyFile, RegistryFile};
+pub(crate) use size::Size;
 
 /// Everything the daemon needs to know before it starts.
 #[derive(Debug, Clone)]

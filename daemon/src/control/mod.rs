@@ -1,6 +1,7 @@
 //! The Control service: a file per group of calls. Handlers convert and delegate; nothing is decided here.
 
 mod disk;
+mod images;
 mod session;
 mod settings;
 mod solve;
@@ -40,6 +41,12 @@ impl ControlService {
         let workers = Arc::new(vec![worker_record(&builder, config)]);
         Self { builder, forwarded, workers }
     }
+}
+
+/// Milliseconds since 1970 on the wire.
+fn timestamp(millis: i64) -> Option<prost_types::Timestamp> {
+    let nanos = i32::try_from(millis.rem_euclid(1_000) * 1_000_000).unwrap_or(0);
+    Some(prost_types::Timestamp { seconds: millis.div_euclid(1_000), nanos })
 }
 
 fn refuse(error: &BuildError) -> Status {

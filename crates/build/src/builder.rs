@@ -1,0 +1,264 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rbuild_cache::LocalCache;
+use rbuild_exec::{NativeRuntime, OciRuntime, Runtime};
+use rbuild_exporter::Exporters;
+use rbuild_frontend::{BuildError, ErrorCode, Frontend};
+use rbuild_oci::Platform;
+use rbuild_progress::Progress;
+use rbuild_registry::{Registry, RegistryConfig};
+use rbuild_session::SessionManager;
+use rbuild_solver::{Solver, SolverOptions};
+use rbuild_store::{GcPolicy, SnapshotterKind, Store, StoreOptions};
+use rbuild_worker::{Entitlements, LlbOp, Worker, WorkerOptions};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::builds::Builds;
+use crate::request::{BuildOutcome, BuildRequest};
+use crate::run;
+
+/// How often garbage is looked for. Source: upstream collects a second after each build and at intervals.
+const GC_EVERY: Duration = Duration::from_secs(60);
+
+/// What a builder needs to know.
+#[derive(Debug, Clone)]
+pub struct BuilderOptions {
+    /// State directory.
+    pub root: PathBuf,
+    /// How layers become directories.
+    pub snapshotter: SnapshotterKind,
+    /// An OCI runtime to run steps with; `None`: the built-in sandbox.
+    pub runtime_binary: Option<PathBuf>,
+    /// Steps, unpacking and compressing at once; 0 is no limit.
+    pub parallelism: usize,
+    /// How registries are reached.
+    pub registries: RegistryConfig,
+    /// What builds may be granted.
+    pub entitlements: Vec<String>,
+    /// Name servers of steps; empty: the host's.
+    pub nameservers: Vec<String>,
+    /// Resolver options of steps.
+    pub dns_options: Vec<String>,
+    /// Search domains of steps.
+    pub dns_search: Vec<String>,
+    /// When and what to collect; `None`: never by itself.
+    pub gc: Option<Vec<GcPolicy>>,
+}
+
+/// The builder cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The state directory.
+    #[error(transparent)]
+    Store(#[from] rbuild_store::StoreError),
+    /// The registry settings.
+    #[error(transparent)]
+    Registry(#[from] rbuild_registry::RegistryError),
+    /// The sandbox.
+    #[error("preparing the sandbox: {0}")]
+    Runtime(#[from] rbuild_exec::ExecError),
+    /// Anything else of the worker.
+    #[error(transparent)]
+    Worker(#[from] rbuild_worker::OpError),
+}
+
+/// Builds. One per daemon; everything that is shared by builds hangs on it.
+#[derive(Debug)]
+pub struct Builder {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) solver: Solver<LlbOp>,
+    pub(crate) exporters: Exporters,
+    pub(crate) sessions: Arc<SessionManager>,
+    pub(crate) frontends: Arc<BTreeMap<String, Arc<dyn Frontend>>>,
+    pub(crate) entitlements: Entitlements,
+    store: Store,
+    builds: Arc<Builds>,
+    tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    gc: Option<Vec<GcPolicy>>,
+    worker_id: String,
+}
+
+/// The garbage collector's task; ends when dropped.
+#[derive(Debug)]
+pub struct GcTask(JoinHandle<()>);
+
+impl Drop for GcTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Builder {
+    /// Opens the state directory and prepares everything. Blocks on the disk.
+    pub fn open(options: BuilderOptions) -> Result<Self, OpenError> {
+        let store_options = StoreOptions { snapshotter: options.snapshotter, ..StoreOptions::default() };
+        let store = Store::open(&options.root, store_options)?;
+        let registry = Arc::new(Registry::new(options.registries)?);
+        let sessions = Arc::new(SessionManager::new());
+        let runtime: Arc<dyn Runtime> = match &options.runtime_binary {
+            Some(binary) => Arc::new(OciRuntime::new(binary, store.run_dir())),
+            None => Arc::new(NativeRuntime::new(store.run_dir())?),
+        };
+        let entitlements = Entitlements::parse(&options.entitlements)?;
+        let worker = Worker::new(WorkerOptions {
+            store: store.clone(),
+            sessions: sessions.clone(),
+            registry: registry.clone(),
+            runtime,
+            parallelism: options.parallelism,
+            nameservers: options.nameservers,
+            dns_options: options.dns_options,
+            dns_search: options.dns_search,
+        })?;
+        let cache = Arc::new(LocalCache::new(store.clone()));
+        let dockerfile: Arc<dyn Frontend> = Arc::new(rbuild_dockerfile::DockerfileFrontend::default());
+        Ok(Self {
+            worker,
+            solver: Solver::new(vec![cache], SolverOptions::default()),
+            exporters: Exporters { store: store.clone(), sessions: sessions.clone(), registry },
+            sessions,
+            frontends: Arc::new(BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile)])),
+            entitlements,
+            builds: Arc::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            gc: options.gc,
+            worker_id: worker_id(&store),
+            store,
+        })
+    }
+
+    /// Builds. The work is done in a task of the builder's: when `cancel` is set, it stops its steps and cleans up
+    /// even if nobody waits for this future any more.
+    pub async fn build(
+        self: &Arc<Self>,
+        request: BuildRequest,
+        cancel: CancellationToken,
+    ) -> Result<BuildOutcome, BuildError> {
+        let spool = self.store.run_dir().join(format!("progress-{}", rbuild_digest::random_id()));
+        let progress = Progress::create(&spool).map_err(|error| {
+            let code = match error.kind() {
+                std::io::ErrorKind::StorageFull => ErrorCode::ResourceExhausted,
+                _ => ErrorCode::Internal,
+            };
+            BuildError::new(code, format!("event log {}: {error}", spool.display()))
+        })?;
+        // Readers hold the file; nobody needs its name.
+        if let Err(error) = std::fs::remove_file(&spool) {
+            tracing::debug!(%error, "unlinking an event log");
+        }
+        let running = self.builds.register(&request.id, progress.clone())?;
+        let builder = self.clone();
+        let id = request.id.clone();
+        let task = self.tasks.spawn(async move {
+            let begun = std::time::Instant::now();
+            let outcome = run::build(&builder, request, progress, cancel).await;
+            drop(running);
+            let seconds = begun.elapsed().as_secs_f32();
+            match &outcome {
+                Ok(_) => tracing::info!(build = %id, seconds, "build finished"),
+                Err(error) => tracing::info!(build = %id, seconds, error = %error, "build failed"),
+            }
+            outcome
+        });
+        task.await.unwrap_or_else(|error| {
+            Err(BuildError::new(ErrorCode::Internal, format!("the build's task ended early: {error}")))
+        })
+    }
+
+    /// The events of a build; waits a few seconds for one that is about to register.
+    pub async fn progress(&self, id: &str) -> Option<Progress> {
+        self.builds.progress(id).await
+    }
+
+    /// Clients' sessions.
+    pub fn sessions(&self) -> &Arc<SessionManager> {
+        &self.sessions
+    }
+
+    /// Refs, blobs and images.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What can be run here, native first.
+    pub fn platforms(&self) -> Vec<Platform> {
+        self.worker.platforms()
+    }
+
+    /// `overlayfs` or `native`.
+    pub fn snapshotter_name(&self) -> &'static str {
+        self.store.snapshotter_name()
+    }
+
+    /// The worker's id: the same as long as the state directory is.
+    pub fn worker_id(&self) -> &str {
+        &self.worker_id
+    }
+
+    /// Starts collecting garbage in the background, if the builder was opened with policies.
+    pub fn start_gc(self: &Arc<Self>) -> Option<GcTask> {
+        let policies = self.gc.clone()?;
+        let store = self.store.clone();
+        let work = async move {
+            let mut ticks = tokio::time::interval(GC_EVERY);
+            // The first tick is immediate: right after the start there is nothing new to collect.
+            ticks.tick().await;
+            loop {
+                ticks.tick().await;
+                match store.gc(&policies).await {
+                    Ok(pruned) => tracing::debug!(?pruned, "garbage collected"),
+                    Err(error) => tracing::warn!(error = %error, "collecting garbage"),
+                }
+            }
+        };
+        #[expect(clippy::disallowed_methods, reason = "owned by GcTask, which aborts it")]
+        let task = tokio::spawn(work);
+        Some(GcTask(task))
+    }
+
+    /// Refuses new builds and waits for the running ones, at most for `limit`.
+    pub async fn drain(&self, limit: Duration) {
+        self.builds.drain();
+        self.tasks.close();
+        if !self.tasks.is_empty() {
+            tracing::info!(builds = self.tasks.len(), "waiting for running builds");
+        }
+        if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
+            tracing::warn!(builds = self.tasks.len(), "the time to drain is over: cancelling the rest");
+        }
+    }
+
+    /// Cancels what still runs, waits for its clean-up, and closes the store.
+    pub async fn shut_down(&self) {
+        self.builds.drain();
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.sessions.shutdown().await;
+        if let Err(error) = self.store.sync().await {
+            tracing::warn!(error = %error, "closing the store");
+        }
+    }
+}
+
+/// Kept beside the database; a root that cannot keep it gets a new one at each start.
+fn worker_id(store: &Store) -> String {
+    let path = store.root().join("worker-id");
+    if let Ok(id) = std::fs::read_to_string(&path)
+        && rbuild_digest::is_safe_id(id.trim())
+    {
+        return id.trim().to_owned();
+    }
+    let id = rbuild_digest::random_id();
+    if let Err(error) = std::fs::write(&path, &id) {
+        tracing::debug!(%error, "keeping the worker's id");
+    }
+    id
+}

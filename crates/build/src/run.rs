@@ -1,0 +1,236 @@
+//! One build, stage by stage. [`build`] reads as the table of contents.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rbuild_exporter::{ExportError, ExportErrorKind, ExportRef, ExportRequest, Exporter};
+use rbuild_frontend::{
+    Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, ResultRefs, SharedRef,
+};
+use rbuild_oci::{ImageConfig, Platform};
+use rbuild_session::SessionGroup;
+use rbuild_source::SessionCredentials;
+use rbuild_worker::{Entitlements, Scope};
+use serde::Deserialize;
+
+use crate::bridge::{BuildBridge, BuildContext};
+use crate::builder::Builder;
+use crate::error::{cancelled, from_op};
+use crate::events::SolverEvents;
+use crate::refs::BuildRef;
+use crate::request::{BuildOutcome, BuildRequest, ExporterSpec, What};
+
+/// `SOURCE_DATE_EPOCH` as frontends are given it.
+const EPOCH_OPTION: &str = "build-arg:SOURCE_DATE_EPOCH";
+
+/// Runs a build to its end. The job is closed, its steps stopped and cleaned up, before this returns.
+pub(crate) async fn build(
+    builder: &Builder,
+    request: BuildRequest,
+    progress: rbuild_progress::Progress,
+    cancel: tokio_util::sync::CancellationToken,
+) -> Result<BuildOutcome, BuildError> {
+    request.check()?;
+    let exporters = open_exporters(builder, &request.exporters)?;
+    let scope = scope(builder, &request, progress)?;
+    let events = Arc::new(SolverEvents::new(scope.progress.clone()));
+    let job = builder.solver.job(scope.clone(), events.clone());
+    let context = Arc::new(BuildContext {
+        worker: builder.worker.clone(),
+        job,
+        scope,
+        events,
+        frontends: builder.frontends.clone(),
+        session: request.session.clone(),
+        imports: request.cache_imports.clone(),
+    });
+    let work = async {
+        context.warn_of_imports();
+        let epoch = epoch(&request.what)?;
+        let result = solve(&context, request.what).await?;
+        let refs = results(&context, &result).await?;
+        let mut response = frontend_metadata(&result);
+        response.extend(export(builder, &context, &exporters, refs, &result, epoch).await?);
+        Ok(response)
+    };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        () = cancel.cancelled() => Err(cancelled()),
+        () = builder.stop.cancelled() => Err(cancelled()),
+    };
+    context.job.cancel();
+    context.job.close().await;
+    outcome.map(|exporter_response| BuildOutcome { exporter_response })
+}
+
+fn scope(
+    builder: &Builder,
+    request: &BuildRequest,
+    progress: rbuild_progress::Progress,
+) -> Result<Scope, BuildError> {
+    let asked = Entitlements::parse(&request.entitlements).map_err(|error| from_op(&error))?;
+    let granted = Entitlements::granted(&builder.entitlements, &asked).map_err(|error| from_op(&error))?;
+    Ok(Scope::new(progress, SessionGroup::of(&request.session), granted, &request.id))
+}
+
+fn epoch(what: &What) -> Result<Option<i64>, BuildError> {
+    let options = match what {
+        What::Definition(_) => return Ok(None),
+        What::Frontend { options, .. } | What::Client { options, .. } => options,
+    };
+    let Some(text) = options.get(EPOCH_OPTION).filter(|text| !text.is_empty()) else { return Ok(None) };
+    let invalid = |_| BuildError::invalid(format!("SOURCE_DATE_EPOCH `{text}`: expected seconds since 1970"));
+    text.parse().map(Some).map_err(invalid)
+}
+
+type OpenExporter = Option<Arc<dyn Exporter>>;
+
+/// Checks all outputs before anything runs: a typo must not cost a build.
+fn open_exporters(builder: &Builder, specs: &[ExporterSpec]) -> Result<Vec<OpenExporter>, BuildError> {
+    let open = |spec: &ExporterSpec| builder.exporters.open(&spec.kind, &spec.attrs);
+    specs.iter().map(|spec| open(spec).map_err(|error| export_error(&error))).collect()
+}
+
+fn export_error(error: &ExportError) -> BuildError {
+    let code = match error.kind() {
+        ExportErrorKind::Invalid => ErrorCode::InvalidArgument,
+        ExportErrorKind::Unsupported => ErrorCode::Unimplemented,
+        ExportErrorKind::NoSpace => ErrorCode::ResourceExhausted,
+        ExportErrorKind::Peer => ErrorCode::Unavailable,
+        ExportErrorKind::Other => ErrorCode::Unknown,
+    };
+    BuildError::new(code, error.to_string())
+}
+
+async fn solve(context: &Arc<BuildContext>, what: What) -> Result<FrontendResult, BuildError> {
+    let (frontend, options, inputs): (Arc<dyn Frontend>, _, _) = match what {
+        What::Definition(definition) => {
+            let reference: SharedRef = Arc::new(BuildRef::new(context.clone(), definition));
+            return Ok(FrontendResult::single(Some(reference)));
+        }
+        What::Frontend { name, options, inputs } => {
+            (crate::bridge::find_frontend(&context.frontends, &name, &options)?, options, inputs)
+        }
+        What::Client { frontend, options, inputs } => (frontend, options, inputs),
+    };
+    let bridge: Arc<dyn Bridge> =
+        Arc::new(BuildBridge::new(context.clone(), options.clone(), inputs.clone()));
+    let request = FrontendRequest { options, inputs, session_id: context.session.clone() };
+    frontend.solve(bridge, request).await
+}
+
+/// Computes all references of a result, in parallel.
+pub(crate) async fn evaluate(result: &FrontendResult) -> Result<(), BuildError> {
+    let refs: Vec<&SharedRef> = match &result.refs {
+        ResultRefs::Single(reference) => reference.iter().collect(),
+        ResultRefs::Named(refs) => refs.values().flatten().collect(),
+    };
+    futures::future::try_join_all(refs.into_iter().map(|reference| reference.evaluate())).await.map(drop)
+}
+
+/// `refs.platforms`, as frontends write it.
+#[derive(Debug, Deserialize)]
+struct Platforms {
+    #[serde(rename = "Platforms")]
+    platforms: Vec<NamedPlatform>,
+}
+
+#[derive(Debug, Deserialize)]
+struct NamedPlatform {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(rename = "Platform")]
+    platform: Platform,
+}
+
+/// The computed parts of a result, with their configs.
+async fn results(context: &BuildContext, result: &FrontendResult) -> Result<Vec<ExportRef>, BuildError> {
+    let config_of = |id: Option<&str>| {
+        let own = id.and_then(|id| result.metadata.get(&format!("containerimage.config/{id}")));
+        own.or_else(|| result.metadata.get("containerimage.config")).cloned()
+    };
+    let platforms = platforms(result)?;
+    let parts: Vec<(Option<String>, Option<SharedRef>)> = match &result.refs {
+        ResultRefs::Single(reference) => vec![(None, reference.clone())],
+        ResultRefs::Named(refs) => refs.iter().map(|(id, r)| (Some(id.clone()), r.clone())).collect(),
+    };
+    // In the order in which the frontend lists its platforms, which is the order in the index.
+    let position = |id: &Option<String>| platforms.iter().position(|named| Some(&named.id) == id.as_ref());
+    let mut parts = parts;
+    parts.sort_by_key(|(id, _)| position(id));
+    let solve = parts.into_iter().map(|(id, reference)| {
+        let config = config_of(id.as_deref());
+        let named = platforms.iter().find(|named| id.as_ref().is_none_or(|id| *id == named.id));
+        let platform = named.map(|named| named.platform.clone()).or_else(|| platform_of(config.as_deref()));
+        async move {
+            let reference = match reference {
+                // Solved in this job before or not: the job remembers.
+                Some(reference) => context.solve_definition(&reference.definition()).await?,
+                None => None,
+            };
+            Ok::<_, BuildError>(ExportRef { id, platform, reference, config })
+        }
+    });
+    futures::future::try_join_all(solve).await
+}
+
+fn platform_of(config: Option<&[u8]>) -> Option<Platform> {
+    let platform = ImageConfig::parse(config?).ok()?.platform;
+    (!platform.os.is_empty()).then_some(platform)
+}
+
+fn platforms(result: &FrontendResult) -> Result<Vec<NamedPlatform>, BuildError> {
+    let Some(text) = result.metadata.get("refs.platforms") else { return Ok(Vec::new()) };
+    let parsed: Result<Platforms, _> = serde_json::from_slice(text);
+    let parsed = parsed
+        .map_err(|error| BuildError::invalid(format!("the frontend's `refs.platforms`: {error}")))?;
+    Ok(parsed.platforms)
+}
+
+/// What a frontend says to the client itself (sub-requests).
+fn frontend_metadata(result: &FrontendResult) -> BTreeMap<String, String> {
+    let said = result.metadata.iter().filter(|(name, _)| {
+        name.starts_with("frontend.") || name.starts_with("result.") || *name == "version"
+    });
+    said.map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned())).collect()
+}
+
+async fn export(
+    builder: &Builder,
+    context: &Arc<BuildContext>,
+    exporters: &[OpenExporter],
+    refs: Vec<ExportRef>,
+    result: &FrontendResult,
+    epoch: Option<i64>,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    // The answer to a sub-request is text, not files.
+    if result.metadata.contains_key("result.json") || result.metadata.contains_key("result.txt") {
+        return Ok(BTreeMap::new());
+    }
+    let credentials =
+        Arc::new(SessionCredentials::new(builder.sessions.clone(), context.scope.sessions.clone()));
+    let exports = exporters.iter().enumerate().filter_map(|(index, exporter)| {
+        let exporter = exporter.as_ref()?;
+        let request = ExportRequest {
+            refs: refs.clone(),
+            sessions: context.scope.sessions.clone(),
+            credentials: credentials.clone(),
+            reporter: context.step(&exporter.name()),
+            index,
+            epoch,
+        };
+        Some(run_exporter(exporter, request))
+    });
+    let done = futures::future::try_join_all(exports).await?;
+    Ok(done.into_iter().flatten().collect())
+}
+
+async fn run_exporter(
+    exporter: &Arc<dyn Exporter>,
+    request: ExportRequest,
+) -> Result<BTreeMap<String, String>, BuildError> {
+    request.reporter.started();
+    let exported = exporter.export(&request).await;
+    request.reporter.completed(exported.as_ref().err().map(ToString::to_string));
+    exported.map(|exported| exported.response).map_err(|error| export_error(&error))
+}

@@ -1,0 +1,205 @@
+//! Puts images together: layers from the store, config, manifest, index.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use rbuild_digest::Digest;
+use rbuild_oci::{Descriptor, Index, Manifest, Platform, json, media};
+use rbuild_store::{Lease, LayerBlob, LayerProgress, Ref, Store};
+
+use crate::attrs::ImageOptions;
+use crate::config::{self, LayerFacts};
+use crate::progress::LayerStatus;
+use crate::request::{ExportRef, ExportRequest};
+use crate::{ExportError, Result};
+
+/// An image whose manifests and configs are in the content store. Its lease keeps all blobs until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Assembled {
+    /// What the image's name points to: a manifest or an index.
+    pub(crate) target: Descriptor,
+    /// The config of the only, or the first, platform.
+    pub(crate) config: Descriptor,
+    /// Per platform.
+    pub(crate) images: Vec<PlatformImage>,
+    pub(crate) lease: Lease,
+}
+
+/// The image of one platform.
+#[derive(Debug)]
+pub(crate) struct PlatformImage {
+    pub(crate) manifest: Descriptor,
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<LayerBlob>,
+    pub(crate) reference: Option<Ref>,
+}
+
+impl Assembled {
+    /// Every blob, children before those that name them.
+    pub(crate) fn blobs(&self) -> Vec<Descriptor> {
+        let mut blobs = Vec::new();
+        for image in &self.images {
+            blobs.extend(image.layers.iter().map(|layer| layer.desc.clone()));
+            blobs.extend([image.config.clone(), image.manifest.clone()]);
+        }
+        if self.target.digest != self.images[0].manifest.digest {
+            blobs.push(self.target.clone());
+        }
+        blobs
+    }
+
+    /// What the client is told.
+    pub(crate) fn response(&self) -> BTreeMap<String, String> {
+        let descriptor = json::to_vec(&self.target).unwrap_or_default();
+        let mut response = BTreeMap::from([
+            ("containerimage.digest".to_owned(), self.target.digest.to_string()),
+            (
+                "containerimage.descriptor".to_owned(),
+                base64::engine::general_purpose::STANDARD.encode(descriptor),
+            ),
+        ]);
+        if self.images.len() == 1 {
+            response.insert("containerimage.config.digest".to_owned(), self.config.digest.to_string());
+        }
+        response
+    }
+}
+
+/// Makes what is missing of the image of `request`. `index`: several platforms get an index.
+pub(crate) async fn assemble(store: &Store, options: &ImageOptions, request: &ExportRequest) -> Result<Assembled> {
+    let lease = store.lease();
+    let exporting = request.reporter.status("exporting layers", "exporting layers");
+    let progress: Arc<dyn LayerProgress> = Arc::new(LayerStatus::new(request.reporter.clone()));
+    let layers = request.refs.iter().map(|part| layers_of(part, options, &progress));
+    let layers = futures::future::try_join_all(layers).await?;
+    exporting.done();
+    let mut images = Vec::new();
+    for (part, layers) in request.refs.iter().zip(layers) {
+        images.push(platform_image(store, options, request, part, layers, &lease).await?);
+    }
+    let config = images.first().ok_or_else(|| ExportError::Result("the result is empty".into()))?.config.clone();
+    let several = request.refs.iter().any(|part| part.id.is_some());
+    let target = match several {
+        false => images[0].manifest.clone(),
+        true => index(store, options, request, &images, &lease).await?,
+    };
+    Ok(Assembled { target, config, images, lease })
+}
+
+async fn layers_of(
+    part: &ExportRef,
+    options: &ImageOptions,
+    progress: &Arc<dyn LayerProgress>,
+) -> Result<Vec<LayerBlob>> {
+    match &part.reference {
+        None => Ok(Vec::new()),
+        Some(reference) => {
+            Ok(reference.layers(&options.compression, options.force, Some(progress.clone())).await?)
+        }
+    }
+}
+
+/// Layer descriptors in the media types asked for; of the store's annotations none is for the public.
+fn public(layers: &[LayerBlob], oci: bool) -> Vec<Descriptor> {
+    let convert = |layer: &LayerBlob| {
+        let media_type = match oci {
+            true => media::to_oci(&layer.desc.media_type),
+            false => media::to_docker(&layer.desc.media_type),
+        };
+        Descriptor::new(media_type, layer.desc.digest, layer.desc.size)
+    };
+    layers.iter().map(convert).collect()
+}
+
+async fn platform_image(
+    store: &Store,
+    options: &ImageOptions,
+    request: &ExportRequest,
+    part: &ExportRef,
+    mut layers: Vec<LayerBlob>,
+    lease: &Lease,
+) -> Result<PlatformImage> {
+    let facts: Vec<_> = (layers.iter())
+        .map(|layer| LayerFacts {
+            diff_id: layer.diff_id,
+            created_ms: layer.created_ms,
+            description: layer.description.clone(),
+        })
+        .collect();
+    let config = config::finish(part.config.as_deref(), part.platform.as_ref(), &facts, request.epoch)?;
+    let descriptors = public(&layers, options.oci_types);
+    for (layer, public) in layers.iter_mut().zip(&descriptors) {
+        lease.blob(layer.desc.digest);
+        layer.desc = public.clone();
+    }
+    let (config_type, manifest_type) = match options.oci_types {
+        true => (media::OCI_CONFIG, media::OCI_MANIFEST),
+        false => (media::DOCKER_CONFIG, media::DOCKER_MANIFEST),
+    };
+    let platform = platform_of(&config, part)?;
+    let config = put(store, lease, config_type, config).await?;
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: manifest_type.into(),
+        artifact_type: None,
+        config: config.clone(),
+        layers: descriptors,
+        subject: None,
+        annotations: BTreeMap::new(),
+    };
+    let bytes = pretty(&manifest)?;
+    let mut manifest = Descriptor::of(manifest_type, &bytes);
+    let status = request.reporter.status(&format!("exporting manifest {}", manifest.digest), "");
+    put(store, lease, manifest_type, bytes).await?;
+    status.done();
+    request.reporter.status(&format!("exporting config {}", config.digest), "").done();
+    manifest.platform = Some(platform);
+    Ok(PlatformImage { manifest, config, layers, reference: part.reference.clone() })
+}
+
+fn platform_of(config: &[u8], part: &ExportRef) -> Result<Platform> {
+    let config = rbuild_oci::ImageConfig::parse(config)
+        .map_err(|error| ExportError::Result(format!("the image config: {error}")))?;
+    Ok(part.platform.clone().unwrap_or(config.platform))
+}
+
+async fn index(
+    store: &Store,
+    options: &ImageOptions,
+    request: &ExportRequest,
+    images: &[PlatformImage],
+    lease: &Lease,
+) -> Result<Descriptor> {
+    let media_type = if options.oci_types { media::OCI_INDEX } else { media::DOCKER_INDEX };
+    let index = Index {
+        schema_version: 2,
+        media_type: media_type.into(),
+        artifact_type: None,
+        manifests: images.iter().map(|image| image.manifest.clone()).collect(),
+        subject: None,
+        annotations: BTreeMap::new(),
+    };
+    let bytes = pretty(&index)?;
+    let digest = Digest::of(&bytes);
+    let status = request.reporter.status(&format!("exporting manifest list {digest}"), "");
+    let descriptor = put(store, lease, media_type, bytes).await?;
+    status.done();
+    Ok(descriptor)
+}
+
+/// Manifests are written with two spaces of indent, as upstream writes them.
+fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>> {
+    json::to_vec_indent(value).map_err(|error| ExportError::Internal(error.to_string()))
+}
+
+/// Puts a small blob into the content store.
+pub(crate) async fn put(store: &Store, lease: &Lease, media_type: &str, bytes: Vec<u8>) -> Result<Descriptor> {
+    let descriptor = Descriptor::of(media_type, &bytes);
+    lease.blob(descriptor.digest);
+    let content = store.content().clone();
+    let put = tokio::task::spawn_blocking(move || content.put(&bytes)).await;
+    put.map_err(|error| ExportError::Internal(error.to_string()))?
+        .map_err(|error| ExportError::Content(error.to_string()))?;
+    Ok(descriptor)
+}

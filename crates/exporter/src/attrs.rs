@@ -1,0 +1,150 @@
+use std::collections::BTreeMap;
+
+use rbuild_oci::{Compression, CompressionOptions};
+
+use crate::{ExportError, Result};
+
+/// Attributes of an exporter; each is taken once, and what is left over at the end is an error.
+#[derive(Debug)]
+pub(crate) struct Attrs {
+    exporter: String,
+    left: BTreeMap<String, String>,
+}
+
+impl Attrs {
+    pub(crate) fn new(exporter: &str, attrs: &BTreeMap<String, String>) -> Self {
+        Self { exporter: exporter.to_owned(), left: attrs.clone() }
+    }
+
+    pub(crate) fn take(&mut self, name: &str) -> Option<String> {
+        self.left.remove(name)
+    }
+
+    /// A switch; an empty value is on, as Go's flags have it.
+    pub(crate) fn flag(&mut self, name: &str) -> Result<Option<bool>> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value.as_str() {
+            "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+            _ => Err(self.bad(name, &value, "expected true or false")),
+        }
+    }
+
+    /// A switch for something that is not there: only off is possible.
+    pub(crate) fn refuse(&mut self, name: &str) -> Result<()> {
+        let Some(value) = self.take(name) else { return Ok(()) };
+        if matches!(value.as_str(), "false" | "0" | "f") {
+            return Ok(());
+        }
+        Err(ExportError::Unsupported { exporter: self.exporter.clone(), name: name.to_owned(), value })
+    }
+
+    pub(crate) fn bad(&self, name: &str, value: &str, expected: &str) -> ExportError {
+        ExportError::Attribute {
+            exporter: self.exporter.clone(),
+            name: name.to_owned(),
+            value: value.to_owned(),
+            expected: expected.to_owned(),
+        }
+    }
+
+    /// Errors: the first attribute that nobody took.
+    pub(crate) fn finish(&mut self) -> Result<()> {
+        match self.left.pop_first() {
+            None => Ok(()),
+            Some((name, value)) if name.starts_with("annotation") => {
+                Err(ExportError::Unsupported { exporter: self.exporter.clone(), name, value })
+            }
+            Some((name, _)) => Err(ExportError::UnknownAttribute { exporter: self.exporter.clone(), name }),
+        }
+    }
+}
+
+/// How layers and manifests are written.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageOptions {
+    pub(crate) compression: CompressionOptions,
+    pub(crate) force: bool,
+    pub(crate) oci_types: bool,
+    pub(crate) names: Vec<String>,
+}
+
+impl ImageOptions {
+    /// `oci_types`: what holds when nobody says.
+    pub(crate) fn take(attrs: &mut Attrs, oci_types: bool) -> Result<Self> {
+        let kind = match attrs.take("compression") {
+            None => None,
+            Some(text) => match Compression::parse(&text) {
+                Some(kind) => Some(kind),
+                None if text == "estargz" => {
+                    attrs.left.insert("compression".into(), text);
+                    attrs.refuse("compression")?;
+                    None
+                }
+                None => return Err(attrs.bad("compression", &text, "expected gzip, zstd or uncompressed")),
+            },
+        };
+        let level = match attrs.take("compression-level") {
+            None => None,
+            Some(text) => match text.parse() {
+                Ok(level) => Some(level),
+                Err(_) => return Err(attrs.bad("compression-level", &text, "expected a number")),
+            },
+        };
+        let force = attrs.flag("force-compression")?.unwrap_or(false);
+        let types = attrs.flag("oci-mediatypes")?;
+        if kind == Some(Compression::Zstd) && types == Some(false) {
+            return Err(attrs.bad("oci-mediatypes", "false", "zstd needs OCI media types"));
+        }
+        let names = attrs.take("name").unwrap_or_default();
+        // Attestations and what belongs to them; absent or off is what this daemon does.
+        for name in ["attestation-inline", "oci-artifact", "rewrite-timestamp", "prefer-nondist-layers", "buildinfo"] {
+            attrs.refuse(name)?;
+        }
+        attrs.flag("attest:provenance")?;
+        let mut compression = CompressionOptions::new(kind.unwrap_or(Compression::Gzip));
+        compression.level = level;
+        Ok(Self {
+            compression,
+            force,
+            oci_types: types.unwrap_or(oci_types) || kind == Some(Compression::Zstd),
+            names: names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attrs(pairs: &[(&str, &str)]) -> Attrs {
+        let map = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Attrs::new("oci", &map)
+    }
+
+    #[test]
+    fn nothing_is_swallowed() {
+        for pairs in [
+            &[("compresion", "zstd")][..],
+            &[("compression", "lzma")],
+            &[("compression", "estargz")],
+            &[("compression-level", "much")],
+            &[("rewrite-timestamp", "true")],
+            &[("annotation.a", "b")],
+            &[("compression", "zstd"), ("oci-mediatypes", "false")],
+        ] {
+            let mut attrs = attrs(pairs);
+            let taken = ImageOptions::take(&mut attrs, true).map(drop);
+            let error = taken.and_then(|()| attrs.finish()).unwrap_err().to_string();
+            assert!(pairs.iter().any(|(name, _)| error.contains(name)), "{error}");
+        }
+    }
+
+    #[test]
+    fn upstream_spellings_are_read() {
+        let mut attrs = attrs(&[("name", "a:1, b"), ("compression", "zstd"), ("force-compression", "")]);
+        let options = ImageOptions::take(&mut attrs, false).unwrap();
+        assert_eq!(options.names, ["a:1", "b"]);
+        assert!(options.force && options.oci_types && options.compression.kind == Compression::Zstd);
+    }
+}

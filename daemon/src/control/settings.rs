@@ -1,0 +1,95 @@
+//! From the daemon's configuration to the builder's options.
+
+use std::time::Duration;
+
+use rbuild_build::BuilderOptions;
+use rbuild_registry::{HostConfig, KeyPair, RegistryConfig};
+use rbuild_store::{GcPolicy, SnapshotterKind};
+
+use crate::config::{Config, GcPolicyFile, RegistryFile, Snapshotter};
+
+/// Everything that a builder needs to know.
+pub(crate) fn builder_options(config: &Config) -> anyhow::Result<BuilderOptions> {
+    let mut registries = RegistryConfig::default();
+    for (host, file) in &config.registries {
+        registries.hosts.insert(host.clone(), host_config(file)?);
+    }
+    Ok(BuilderOptions {
+        root: config.root.clone(),
+        snapshotter: match config.snapshotter {
+            Snapshotter::Auto => SnapshotterKind::Auto,
+            Snapshotter::Overlay => SnapshotterKind::Overlay,
+            Snapshotter::Native => SnapshotterKind::Native,
+        },
+        runtime_binary: config.runtime_binary.clone(),
+        parallelism: config.parallelism,
+        registries,
+        entitlements: config.entitlements.clone(),
+        nameservers: config.dns.nameservers.clone(),
+        dns_options: config.dns.options.clone(),
+        dns_search: config.dns.search_domains.clone(),
+        gc: config.gc.then(|| gc_policies(config)),
+    })
+}
+
+fn host_config(file: &RegistryFile) -> anyhow::Result<HostConfig> {
+    let mut config = HostConfig {
+        mirrors: file.mirrors.clone(),
+        http: file.http,
+        insecure: file.insecure.unwrap_or(false),
+        ca: file.ca.clone(),
+        keypairs: file
+            .keypairs
+            .iter()
+            .map(|pair| KeyPair { key: pair.key.clone(), cert: pair.cert.clone() })
+            .collect(),
+    };
+    for dir in &file.tls_config_dirs {
+        add_tls_dir(&mut config, dir)?;
+    }
+    Ok(config)
+}
+
+/// A directory as Docker lays it out: `*.crt` are authorities, `NAME.cert` and `NAME.key` a client certificate.
+fn add_tls_dir(config: &mut HostConfig, dir: &std::path::Path) -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    let entries = std::fs::read_dir(dir).with_context(|| format!("reading tlsconfigdir {}", dir.display()))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    for path in paths {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("crt") => config.ca.push(path),
+            Some("cert") => {
+                let key = path.with_extension("key");
+                config.keypairs.push(KeyPair { key, cert: path });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The rules of garbage collection, shares of the disk turned into bytes.
+pub(crate) fn gc_policies(config: &Config) -> Vec<GcPolicy> {
+    // Before the first start the directory may be missing: its parent is on the same disk.
+    let existing = config.root.ancestors().find(|path| path.exists());
+    let disk = existing.and_then(|path| rbuild_store::disk_size(path).ok()).unwrap_or(0);
+    config.gc_policies.iter().map(|file| gc_policy(file, disk)).collect()
+}
+
+fn gc_policy(file: &GcPolicyFile, disk: u64) -> GcPolicy {
+    let bytes = |size: Option<crate::config::Size>| {
+        size.map_or(0, |size| u64::try_from(size.bytes(disk)).unwrap_or(0))
+    };
+    GcPolicy {
+        filters: file.filters.clone(),
+        all: file.all,
+        keep_duration: file.keep_duration.map_or(Duration::ZERO, |span| span.0),
+        reserved_space: bytes(file.reserved_space),
+        max_used_space: bytes(file.max_used_space),
+        min_free_space: bytes(file.min_free_space),
+    }
+}
