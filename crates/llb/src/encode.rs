@@ -1,8 +1,10 @@
 //! Protobuf bytes as Go writes them, where prost writes others.
 //!
-//! Both write fields by number and leave defaults out, and maps are sorted. They differ in map entries: Go
-//! always writes key and value, prost leaves empty ones out. Maps occur in source and build ops only, so
-//! these two are written by hand and the rest is prost's.
+//! Both write fields by number, leave defaults out and sort maps. They differ in two things:
+//! - Go writes the members of a oneof after all other fields, so that an op's kind (numbers 2 to 8) stands behind
+//!   its platform and constraints (10, 11). The other oneofs have the highest numbers of their message anyway.
+//! - Go always writes key and value of a map entry, prost leaves empty ones out. Maps occur in source and build
+//!   ops only, so these two are written by hand.
 
 use std::collections::BTreeMap;
 
@@ -12,17 +14,19 @@ use rbuild_api::pb;
 
 /// The bytes that an op's digest is taken of.
 pub(crate) fn op_bytes(op: &pb::Op) -> Vec<u8> {
-    let (tag, body) = match &op.op {
-        Some(pb::op::Op::Source(source)) => (3, source_bytes(source)),
-        Some(pb::op::Op::Build(build)) => (5, build_bytes(build)),
-        _ => return op.encode_to_vec(),
+    let common = pb::Op {
+        inputs: op.inputs.clone(),
+        platform: op.platform.clone(),
+        constraints: op.constraints.clone(),
+        op: None,
     };
-    let head = pb::Op { inputs: op.inputs.clone(), ..pb::Op::default() };
-    let tail =
-        pb::Op { platform: op.platform.clone(), constraints: op.constraints.clone(), ..pb::Op::default() };
-    let mut bytes = head.encode_to_vec();
-    put_bytes(&mut bytes, tag, &body);
-    bytes.extend(tail.encode_to_vec());
+    let mut bytes = common.encode_to_vec();
+    match &op.op {
+        Some(pb::op::Op::Source(source)) => put_bytes(&mut bytes, 3, &source_bytes(source)),
+        Some(pb::op::Op::Build(build)) => put_bytes(&mut bytes, 5, &build_bytes(build)),
+        Some(kind) => kind.encode(&mut bytes),
+        None => {}
+    }
     bytes
 }
 

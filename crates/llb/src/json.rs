@@ -48,11 +48,24 @@ pub fn definition_to_dot(definition: &Definition) -> Result<String, LlbError> {
         let op = pb::Op::decode(bytes.as_ref()).map_err(|source| LlbError::Decode { index, source })?;
         let digest = Digest::of(bytes).to_string();
         let (label, shape) = dot_label(&digest, &op);
-        writeln!(nodes, "  {} [label={} shape={}];", quoted(&digest), quoted(&label), quoted(shape)).ok();
+        writeln!(
+            nodes,
+            "  {} [label={} shape={}];",
+            dot_quoted(&digest),
+            dot_quoted(&label),
+            dot_quoted(shape)
+        )
+        .ok();
         for (position, input) in op.inputs.iter().enumerate() {
             let label = dot_edge_label(&op, position);
-            writeln!(edges, "  {} -> {} [label={}];", quoted(&input.digest), quoted(&digest), quoted(&label))
-                .ok();
+            writeln!(
+                edges,
+                "  {} -> {} [label={}];",
+                dot_quoted(&input.digest),
+                dot_quoted(&digest),
+                dot_quoted(&label)
+            )
+            .ok();
         }
     }
     Ok(format!("digraph {{\n{nodes}{edges}}}\n"))
@@ -74,6 +87,10 @@ pub(crate) fn go_escaped(json: &str) -> String {
 
 fn quoted(text: &str) -> String {
     go_escaped(&serde_json::Value::from(text).to_string())
+}
+
+fn dot_quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 /// Writes an object's fields in the order of the calls, without the empty ones.

@@ -17,7 +17,7 @@
 //! This crate does not know how anything is solved, executed or fetched. Invariant: every value that leaves
 //! [`Definition::from_wire`] is fully checked (bounds, indices, enums, digests, no cycle, bounded sizes), and
 //! nothing here recurses on the depth of a graph. Marshalling equals upstream's byte for byte: fields by
-//! number, maps sorted, indices of -1 spelt out.
+//! number, oneofs last, maps sorted, indices of -1 spelt out.
 #![forbid(unsafe_code)]
 
 mod builder;
