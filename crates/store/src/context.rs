@@ -93,6 +93,12 @@ impl Names {
         Some((Hold { id: *id }, named.row.clone()))
     }
 
+    /// Now, or just after the youngest: the order of making is kept also within a millisecond.
+    fn next_created_ms(&self) -> i64 {
+        let youngest = self.all.lock().values().map(|named| named.row.created_ms).max();
+        youngest.map_or_else(now_ms, |youngest| now_ms().max(youngest + 1))
+    }
+
     /// Adds one that is taken by whoever made it.
     pub(crate) fn add_taken(&self, id: RefId, row: NamedRow, exclusive: bool) -> Hold {
         self.all.lock().insert(id, Named { row, holders: 1, exclusive, mount: None });
@@ -187,7 +193,7 @@ impl Store {
             key: key.to_owned(),
             snapshot: active.id().clone(),
             base: base.map(|node| node.id),
-            created_ms: now_ms(),
+            created_ms: self.inner.names.next_created_ms(),
             description: description.to_owned(),
             size: None,
         };

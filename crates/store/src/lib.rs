@@ -34,6 +34,7 @@ mod context;
 mod db;
 mod error;
 mod filter;
+mod flatten;
 mod gc;
 mod id;
 mod images;
@@ -65,7 +66,7 @@ pub use records::{RecordInputRow, RecordRow};
 pub use refs::{LayerSource, MutableRef, NewMutable, ProviderFactory, Ref, TreeGuard};
 pub use rows::RecordType;
 pub use store::{Store, StoreOptions};
-pub use usage::UsageRecord;
+pub use usage::{UsageRecord, disk_size};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@
 //! Whoever works on a layer holds its `busy` lock; locks are only ever taken from a layer towards those below it.
 //! Permits are held around work, never while waiting for another layer.
 
-use std::io::{self, BufWriter, Read};
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -16,16 +16,19 @@ use futures::future::{BoxFuture, try_join_all};
 use rbuild_content::ContentError;
 use rbuild_digest::{Digest, Hasher};
 use rbuild_oci::{Descriptor, Provider};
-use rbuild_snapshot::{Applier, DiffOptions, Differ, LayerForm, SnapshotId};
+use rbuild_snapshot::{Applier, LayerForm, SnapshotId};
 
 use crate::error::{Result, StoreError};
 use crate::progress::LayerProgress;
-use crate::refs::{ActiveSnapshot, MAX_STACKED, Node, TreeGuard};
+use crate::refs::{ActiveSnapshot, Node, TreeGuard};
 use crate::rows::{BlobRow, Kind, mark_ref, put_ref};
 use crate::store::{Store, blocking};
 
-/// Bytes between two threads that make and unpack an archive.
-const PIPE_BUFFER: usize = 128 * 1024;
+/// Mode of a root directory that no entry of the archive has set. No archive has this one. Not with the setgid bit:
+/// what is made in the directory would inherit it.
+const NO_ROOT_ENTRY: u32 = 0o1731;
+/// Mode of the root directory of a lowest layer without an entry for it.
+const DEFAULT_ROOT: u32 = 0o755;
 
 type Progress = Arc<dyn LayerProgress>;
 
@@ -58,53 +61,6 @@ impl Store {
             Ok(())
         }
         .boxed()
-    }
-
-    /// Gives a node a flat copy if there are too many layers to stack. All of them are loaded.
-    async fn flatten_deep(&self, node: &Arc<Node>) -> Result<()> {
-        if node.depth() <= MAX_STACKED || self.inner.snaps.form() == LayerForm::Full {
-            return Ok(());
-        }
-        // Lowest first: a copy is made of what can be stacked, and the next one lies over it.
-        let mut deep = vec![node.clone()];
-        while let Some(next) = deep.last().and_then(|last| nth_parent(last, MAX_STACKED - 1)) {
-            deep.push(next);
-        }
-        for node in deep.iter().rev() {
-            let _busy = node.busy.lock().await;
-            if node.row.lock().flat.is_some() {
-                continue;
-            }
-            let _permit = self.pack_permit().await?;
-            let (store, node) = (self.clone(), node.clone());
-            blocking(move || store.make_flat(&node)).await?;
-        }
-        Ok(())
-    }
-
-    fn make_flat(&self, node: &Arc<Node>) -> Result<()> {
-        let core = &self.inner.core;
-        let chain = self.snapshots(node)?;
-        let active = ActiveSnapshot::prepare(self, SnapshotId::random(), &[])?;
-        let view = TreeGuard::open(&core.snaps.view(&chain)?, Some(node.clone()))?;
-        rbuild_snapshot::copy_tree(view.root(), &core.snaps.dir(active.id())?)?;
-        drop(view);
-        core.snaps.commit(active.id())?;
-        let mut row = node.row.lock();
-        if row.flat.is_some() {
-            return Ok(());
-        }
-        let mut new = row.clone();
-        new.flat = Some(active.id().clone());
-        new.size = None;
-        core.db.update(|tx| {
-            tx.unsynced(&mark_ref(&node.id))?;
-            put_ref(tx, &node.id, &new)
-        })?;
-        active.keep();
-        *row = new;
-        node.set_flat();
-        Ok(())
     }
 
     pub(crate) fn is_loadable(&self, node: &Arc<Node>) -> bool {
@@ -197,7 +153,8 @@ impl Store {
         let active = match (first, parent, self.inner.snaps.form()) {
             (Ok((active, 0)), Some(parent), LayerForm::Overlay) => {
                 self.load(&parent, progress).await?;
-                active
+                let store = self.clone();
+                blocking(move || store.inherit_root(&active, &parent).map(|()| active)).await?
             }
             // Directories that the archive implies have the attributes of those below, and a link into a lower layer
             // needs the file: again, with the layers below in view.
@@ -225,8 +182,8 @@ impl Store {
     ) -> Result<(ActiveSnapshot, u64)> {
         let _permit = self.pack_permit().await?;
         let (store, desc) = (self.clone(), desc.clone());
-        let diff_id = node.row.lock().diff_id;
-        blocking(move || store.apply_now(&desc, diff_id, below.as_ref())).await
+        let (diff_id, has_parent) = (node.row.lock().diff_id, !node.needs.is_empty());
+        blocking(move || store.apply_now(&desc, diff_id, below.as_ref(), has_parent)).await
     }
 
     fn apply_now(
@@ -234,6 +191,7 @@ impl Store {
         desc: &Descriptor,
         diff_id: Option<Digest>,
         below: Option<&Arc<Node>>,
+        has_parent: bool,
     ) -> Result<(ActiveSnapshot, u64)> {
         let core = &self.inner.core;
         let (parents, view) = match below {
@@ -245,6 +203,9 @@ impl Store {
         let active = ActiveSnapshot::prepare(self, SnapshotId::random(), &parents)?;
         let dest = core.snaps.dir(active.id())?;
         let form = core.snaps.form();
+        if form == LayerForm::Overlay && below.is_none() {
+            dest.chmod(".", NO_ROOT_ENTRY)?;
+        }
         let mut applier = Applier::new(&dest, form);
         if let (LayerForm::Overlay, Some(view)) = (form, &view) {
             applier = applier.with_parents(view.root());
@@ -261,8 +222,27 @@ impl Store {
             Some(expected) if expected != found => {
                 Err(StoreError::DiffId { blob: desc.digest, expected, found })
             }
-            _ => Ok((active, stats.implied_parents)),
+            _ => {
+                if below.is_none() && !has_parent && dest.stat(".")?.permissions() == NO_ROOT_ENTRY {
+                    dest.chmod(".", DEFAULT_ROOT)?;
+                }
+                Ok((active, stats.implied_parents))
+            }
         }
+    }
+
+    /// If the archive had no entry for the root directory, it is as it is in the layers below.
+    fn inherit_root(&self, active: &ActiveSnapshot, parent: &Arc<Node>) -> Result<()> {
+        let dir = self.inner.snaps.dir(active.id())?;
+        if dir.stat(".")?.permissions() != NO_ROOT_ENTRY {
+            return Ok(());
+        }
+        if let Some(below) = self.snapshots(parent)?.last() {
+            let stat = self.inner.snaps.dir(below)?.stat(".")?;
+            dir.chown(".", stat.uid, stat.gid)?;
+            dir.chmod(".", stat.permissions())?;
+        }
+        Ok(())
     }
 
     /// Makes sure that some blob of a layer is here, if it has blobs and no snapshot; gives back which.
@@ -352,78 +332,6 @@ impl Store {
         self.inner.providers.lock().put(desc.digest, provider.clone());
         Ok(Some(provider))
     }
-
-    /// A snapshot of the layer that turns `lower` into `upper`, both loaded.
-    fn compute_diff(&self, lower: Option<&Arc<Node>>, upper: Option<&Arc<Node>>) -> Result<ActiveSnapshot> {
-        let active = ActiveSnapshot::prepare(self, SnapshotId::random(), &[])?;
-        self.pipe_diff(lower, upper, &active)?;
-        Ok(active)
-    }
-
-    /// Full form: the own layers of a stack, applied one after the other.
-    fn flatten(&self, node: &Arc<Node>) -> Result<ActiveSnapshot> {
-        let layers = &node.needs;
-        // What begins without a parent is a whole file system: begin with a copy of it.
-        let whole = layers.first().filter(|layer| layer.needs.is_empty());
-        let first = whole.map(|layer| self.snapshots(layer)).transpose()?.unwrap_or_default();
-        let active = ActiveSnapshot::prepare(self, SnapshotId::random(), &first)?;
-        for layer in &layers[usize::from(whole.is_some())..] {
-            let kind = layer.row.lock().kind.clone();
-            match kind {
-                Kind::Diff { lower, upper } => {
-                    let find = |id| layer.needs.iter().find(|need| Some(need.id) == id);
-                    self.pipe_diff(find(lower), find(upper), &active)?;
-                }
-                _ => self.pipe_diff(layer.needs.first(), Some(layer), &active)?,
-            }
-        }
-        Ok(active)
-    }
-
-    /// Applies what turns `lower` into `upper` to a snapshot, through a pipe.
-    fn pipe_diff(
-        &self,
-        lower: Option<&Arc<Node>>,
-        upper: Option<&Arc<Node>>,
-        into: &ActiveSnapshot,
-    ) -> Result<()> {
-        let open = |node: Option<&Arc<Node>>| -> Result<TreeGuard> {
-            let mount = match node {
-                Some(node) => self.view(node)?,
-                None => self.inner.snaps.view(&[])?,
-            };
-            TreeGuard::open(&mount, node.cloned())
-        };
-        let (lower, upper) = (open(lower)?, open(upper)?);
-        let dest = self.inner.snaps.dir(into.id())?;
-        let form = self.inner.snaps.form();
-        let (read, write) =
-            io::pipe().map_err(|error| StoreError::io("create", std::path::Path::new("pipe"), error))?;
-        std::thread::scope(|scope| {
-            let diffing = scope.spawn(move || {
-                let out = BufWriter::with_capacity(PIPE_BUFFER, write);
-                Differ::new(Some(lower.root()), DiffOptions::default()).diff_trees(upper.root(), out)
-            });
-            let applied = Applier::new(&dest, form).apply(io::BufReader::with_capacity(PIPE_BUFFER, read));
-            let diffed = diffing
-                .join()
-                .map_err(|_| StoreError::Worker { detail: "the differ panicked".to_owned() })?;
-            // If the applier stopped, the differ's broken pipe is only the consequence.
-            applied.map_err(StoreError::from).and(diffed.map(drop).map_err(StoreError::from))
-        })
-    }
-}
-
-/// The layer `n` below a node in its own chain; `None` if there is none, or a flat copy is nearer.
-fn nth_parent(node: &Arc<Node>, n: usize) -> Option<Arc<Node>> {
-    let mut at = node.clone();
-    for _ in 0..n {
-        if at.row.lock().flat.is_some() || !matches!(at.row.lock().kind, Kind::Layer { .. }) {
-            return None;
-        }
-        at = at.needs.first()?.clone();
-    }
-    Some(at)
 }
 
 /// The node and what it needs, as far as it has no snapshot, what is needed first. Without recursion.

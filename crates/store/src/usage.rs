@@ -175,6 +175,11 @@ impl Store {
     }
 }
 
+/// Bytes of the whole file system that `path` is on: what a percentage in a [`crate::GcPolicy`] is of.
+pub fn disk_size(path: &std::path::Path) -> std::io::Result<u64> {
+    Ok(rbuild_sys::disk_free(path).map_err(std::io::Error::from)?.1)
+}
+
 /// Whether somebody other than refs needs a blob.
 fn is_shared(core: &Core, digest: &Digest) -> Result<bool> {
     let owners = core.db.scan(Table::Blobs, digest.as_bytes())?;

@@ -68,6 +68,47 @@ async fn root_a_layer_that_unpacks_to_something_else_is_refused() {
     assert!(matches!(error, StoreError::DiffId { .. }), "{error}");
 }
 
+#[tokio::test]
+async fn root_a_layer_without_an_entry_for_the_root_inherits_it() {
+    // One archive with nothing but a file, as many tools write it.
+    let mut archive = vec![0u8; 512 * 4];
+    archive[..1].copy_from_slice(b"f");
+    for (at, text) in [(100, "0000644\0"), (108, "0000000\0"), (116, "0000000\0"), (124, "00000000001\0")] {
+        archive[at..at + text.len()].copy_from_slice(text.as_bytes());
+    }
+    archive[136..148].copy_from_slice(b"00000000000\0");
+    archive[156] = b'0';
+    archive[257..265].copy_from_slice(b"ustar\x0000");
+    archive[148..156].fill(b' ');
+    let sum: u32 = archive[..512].iter().map(|byte| u32::from(*byte)).sum();
+    archive[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    archive[512] = b'x';
+    let desc = Descriptor::of(rbuild_oci::media::OCI_LAYER, &archive);
+    let blobs = Arc::new(Blobs::default());
+    blobs.blobs.lock().insert(desc.digest, archive.into());
+
+    let home = Home::new(SnapshotterKind::Overlay);
+    let new = home.store.new_mutable(None, NewMutable::default()).await.expect("mutable");
+    new.tree().await.expect("tree").root().chmod(".", 0o711).expect("chmod");
+    let base = new.commit().await.expect("commits");
+    for (parent, mode) in [(Some(&base), 0o711), (None, 0o755)] {
+        let source = LayerSource {
+            desc: desc.clone(),
+            diff_id: desc.digest,
+            provider: blobs.clone(),
+            origin: String::new(),
+            created_ms: None,
+            description: String::new(),
+            record_type: RecordType::Regular,
+            progress: None,
+        };
+        let layer = home.store.layer(parent, source).await.expect("layer");
+        assert_eq!(files(&layer).await, ["f=x"]);
+        let tree = layer.tree().await.expect("tree");
+        assert_eq!(tree.root().stat(".").expect("stat").permissions(), mode);
+    }
+}
+
 #[derive(Debug)]
 struct Factory(Arc<Blobs>);
 

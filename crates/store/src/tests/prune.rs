@@ -65,6 +65,35 @@ async fn filters_and_limits_choose_what_goes() {
 }
 
 #[tokio::test]
+async fn root_cache_mounts_and_contexts_are_shown_and_go_unless_they_are_used() {
+    let home = Home::new(SnapshotterKind::Overlay);
+    let store = &home.store;
+    let mount = |id: &str| CacheMountOptions {
+        id: id.into(),
+        sharing: Sharing::Shared,
+        base: None,
+        description: format!("cached mount {id}"),
+    };
+    let held = store.cache_mount(mount("held")).await.expect("mount");
+    drop(store.cache_mount(mount("free")).await.expect("mount"));
+    let context = store.local_context("key", "local source for context").await.expect("context");
+    drop(context.finish(Vec::new(), Vec::new()).await.expect("finishes"));
+    let usage = store.usage(&["type==exec.cachemount".into()]).await.expect("usage");
+    assert_eq!(usage.len(), 2);
+    assert!(usage.iter().all(|record| record.mutable && record.usage_count == 1));
+    assert_eq!(usage.iter().filter(|record| record.in_use).count(), 1);
+    let mut seen = Vec::new();
+    store.prune_with(&all(), |record| seen.push(record.description.clone())).await.expect("prunes");
+    seen.sort();
+    assert_eq!(seen, ["cached mount free", "local source for context"]);
+    drop(held);
+    let pruned = store.prune(&all()).await.expect("prunes");
+    assert_eq!(pruned.records[0].description, "cached mount held");
+    assert!(store.inner.snaps.list().expect("lists").is_empty());
+    assert_eq!(std::fs::read_dir(home.dir.path().join("named")).expect("lists").count(), 0);
+}
+
+#[tokio::test]
 async fn records_go_with_their_refs() {
     let home = Home::new(SnapshotterKind::Native);
     let store = &home.store;
