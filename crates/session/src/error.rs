@@ -84,7 +84,9 @@ pub enum SessionError {
         last: String,
     },
     /// A file became shorter, or unreadable, while it was sent.
-    #[error("`{path}` changed while it was sent: {announced} bytes were announced, {received} arrived (removed, truncated or not readable on the client)")]
+    #[error(
+        "`{path}` changed while it was sent: {announced} bytes were announced, {received} arrived (removed, truncated or not readable on the client)"
+    )]
     Short {
         /// The file.
         path: String,
@@ -94,7 +96,9 @@ pub enum SessionError {
         received: u64,
     },
     /// A name cannot be sent as protobuf text.
-    #[error("file name {name:?} is not valid UTF-8 and cannot be part of a build context; exclude or rename it")]
+    #[error(
+        "file name {name:?} is not valid UTF-8 and cannot be part of a build context; exclude or rename it"
+    )]
     NotUtf8 {
         /// The name, bytes escaped.
         name: std::ffi::OsString,

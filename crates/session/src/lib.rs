@@ -13,7 +13,7 @@
 //! Formats: docs/formats/tree-index.md for the file made by [`filesync::TreeIndex`].
 #![forbid(unsafe_code)]
 
-// pub mod client;
+pub mod client;
 mod error;
 pub mod filesync;
 mod group;
@@ -24,6 +24,8 @@ pub mod mode;
 pub mod names;
 mod session;
 mod ssh;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 pub use error::SessionError;

@@ -73,7 +73,8 @@ fn percent_decode(text: &str) -> String {
     while at < bytes.len() {
         match bytes[at] {
             b'%' => {
-                let pair = (bytes.get(at + 1).copied().and_then(hex), bytes.get(at + 2).copied().and_then(hex));
+                let pair =
+                    (bytes.get(at + 1).copied().and_then(hex), bytes.get(at + 2).copied().and_then(hex));
                 let (Some(high), Some(low)) = pair else { return String::new() };
                 out.push((high * 16 + low) as u8);
                 at += 3;

@@ -192,11 +192,7 @@ impl Session {
         };
         let mut auth = self.auth();
         let answer = self.ask(|| format!("token for {}", request.host), auth.fetch_token(message)).await?;
-        Ok(Token {
-            token: answer.token,
-            expires_in_s: answer.expires_in,
-            issued_at_unix_s: answer.issued_at,
-        })
+        Ok(Token { token: answer.token, expires_in_s: answer.expires_in, issued_at_unix_s: answer.issued_at })
     }
 
     /// The public key by which the client proves its right to tokens of `host`; `None` if it has no such proof.

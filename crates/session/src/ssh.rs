@@ -32,7 +32,9 @@ impl Session {
         self.until_closed(async {
             let request = wire::CheckAgentRequest { id: or_default(id).to_owned() };
             let answer = client.check_agent(request).await;
-            answer.map(drop).map_err(|status| SessionError::call(format!("ssh agent {}", or_default(id)), status))
+            answer
+                .map(drop)
+                .map_err(|status| SessionError::call(format!("ssh agent {}", or_default(id)), status))
         })
         .await
     }
@@ -103,7 +105,8 @@ impl SshSocket {
         session.require(names::SSH_FORWARD_AGENT)?;
         let failed = |source: io::Error| SessionError::io(path.display().to_string(), source);
         let listener = UnixListener::bind(path).map_err(failed)?;
-        let socket = Self { path: path.to_owned(), token: CancellationToken::new(), tasks: TaskTracker::new() };
+        let socket =
+            Self { path: path.to_owned(), token: CancellationToken::new(), tasks: TaskTracker::new() };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
         std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(failed)?;
         let (session, id) = (session.clone(), or_default(id).to_owned());

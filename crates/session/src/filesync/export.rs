@@ -1,10 +1,10 @@
 //! The daemon's end of exports to the client.
 
-use std::collections::BTreeMap;
 use std::io;
+use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use rbuild_api::fsutil::types::Packet;
 use rbuild_api::moby::filesync::v1::BytesMessage;
 use rbuild_api::moby::filesync::v1::file_send_client::FileSendClient;
@@ -14,104 +14,106 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::metadata::MetadataMap;
 
 use super::send::{SendOptions, SenderCall, batches, serve_sender};
-use super::{FileSyncRequest, Tree};
+use super::{ExportRoot, FileSyncRequest, TransferCounter};
 use crate::{Result, Session, SessionError, metadata, names};
 
 /// Bytes in one message of a raw stream.
 const CHUNK: usize = 128 * 1024;
 /// Messages that may wait for the network.
 const CHUNKS_IN_FLIGHT: usize = 16;
+/// A client that takes nothing for so long is taken for stuck.
+const STALL: Duration = Duration::from_secs(120);
+/// How often the progress of a transfer is told.
+const TELL_EVERY: Duration = Duration::from_millis(100);
 
-/// Which exporter of the request, and what it has to tell the client.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ExportTarget {
-    /// Index in the request's list of exporters; `None` for clients that know only one.
-    pub exporter: Option<usize>,
-    /// The exporter's response.
-    pub metadata: BTreeMap<String, String>,
-    /// The tree has a directory per platform.
-    pub multi_platform: bool,
+fn target(map: &mut MetadataMap, index: usize, pairs: &[(String, String)], split: bool) -> Result<()> {
+    metadata::append_one(map, names::EXPORTER_ID, &index.to_string())?;
+    if split {
+        metadata::append_one(map, names::EXPORTER_MULTI_PLATFORM, "true")?;
+    }
+    for (key, value) in pairs {
+        metadata::append_one(map, &format!("{}{key}", names::EXPORTER_MD_PREFIX), value)?;
+    }
+    Ok(())
 }
 
-impl ExportTarget {
-    /// The exporter at this index, with nothing to tell.
-    pub fn new(exporter: usize) -> Self {
-        Self { exporter: Some(exporter), ..Self::default() }
+fn failed(status: tonic::Status) -> SessionError {
+    SessionError::call("export to the client", status)
+}
+
+impl Session {
+    /// Sends directories to the output directory of the client's exporter `index`, and waits until it has written them.
+    ///
+    /// `roots` with a directory name appear below it. `epoch`: Unix seconds given to every entry. `on_bytes` is told
+    /// now and then how much has been sent. Cancel: by drop.
+    pub async fn send_tree(
+        &self,
+        index: usize,
+        pairs: Vec<(String, String)>,
+        roots: Vec<ExportRoot>,
+        epoch: Option<i64>,
+        on_bytes: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<()> {
+        let counter = TransferCounter::new();
+        let options = SendOptions {
+            set_mtime_ns: epoch.map(|seconds| seconds.saturating_mul(1_000_000_000)),
+            stall: Some(STALL),
+            counter: counter.clone(),
+            ..SendOptions::default()
+        };
+        let sending = self.until_closed(self.send_packets(index, pairs, roots, options));
+        tokio::pin!(sending);
+        let mut ticks = tokio::time::interval(TELL_EVERY);
+        let result = loop {
+            tokio::select! {
+                result = &mut sending => break result,
+                _ = ticks.tick() => on_bytes(counter.bytes()),
+            }
+        };
+        on_bytes(counter.bytes());
+        result
     }
 
-    fn to_metadata(&self, map: &mut MetadataMap) -> Result<()> {
-        if let Some(index) = self.exporter {
-            metadata::append_one(map, names::EXPORTER_ID, &index.to_string())?;
-        }
-        if self.multi_platform {
-            metadata::append_one(map, names::EXPORTER_MULTI_PLATFORM, "true")?;
-        }
-        for (key, value) in &self.metadata {
-            metadata::append_one(map, &format!("{}{key}", names::EXPORTER_MD_PREFIX), value)?;
-        }
+    async fn send_packets(
+        &self,
+        index: usize,
+        pairs: Vec<(String, String)>,
+        roots: Vec<ExportRoot>,
+        options: SendOptions,
+    ) -> Result<()> {
+        self.require(names::FILE_SEND_DIFF_COPY)?;
+        let (out, batched) = batches();
+        let flat = |batch: super::send::Batch| futures::stream::iter(batch.unwrap_or_default());
+        let mut request = tonic::Request::new(ReceiverStream::new(batched).flat_map(flat));
+        let split = roots.iter().any(|root| root.directory.is_some());
+        target(request.metadata_mut(), index, &pairs, split)?;
+        // The same method carries packets or raw bytes, as both ends know from the kind of export.
+        let mut grpc = tonic::client::Grpc::new(self.channel());
+        grpc.ready().await.map_err(|err| failed(tonic::Status::unavailable(err.to_string())))?;
+        let codec = tonic_prost::ProstCodec::<Packet, Packet>::default();
+        let path = http::uri::PathAndQuery::from_static(names::FILE_SEND_DIFF_COPY);
+        let call = SenderCall { roots, filter: FileSyncRequest::default(), options };
+        // A server may answer with its headers only when it has something to say, so list already meanwhile.
+        // A server need not answer before it has something to say, and it says nothing before it has seen the list: so
+        // its answer is awaited as a part of what comes in.
+        let answer = grpc.streaming(request, path, codec);
+        let incoming = answer.map_ok(tonic::Response::into_inner).try_flatten_stream();
+        tokio::pin!(incoming);
+        serve_sender(&mut incoming, out, call).await?;
+        // The client ends the stream when all is written.
+        while incoming.try_next().await.map_err(failed)?.is_some() {}
         Ok(())
     }
-}
 
-/// Sends directories to the client's output directory and waits until it has written them. Cancel: by drop.
-pub async fn send_tree(
-    session: &Session,
-    target: &ExportTarget,
-    trees: Vec<Tree>,
-    options: SendOptions,
-) -> Result<()> {
-    session.require(names::FILE_SEND_DIFF_COPY)?;
-    let (out, batched) = batches();
-    let packets = ReceiverStream::new(batched).flat_map(|batch| futures::stream::iter(batch.unwrap_or_default()));
-    let mut request = tonic::Request::new(packets);
-    target.to_metadata(request.metadata_mut())?;
-    session
-        .until_closed(async {
-            // The same method carries packets or raw bytes, as both ends know from the kind of export.
-            let mut grpc = tonic::client::Grpc::new(session.channel());
-            let failed = |status| SessionError::call("export to the client", status);
-            let not_ready = |err: tonic::transport::Error| failed(tonic::Status::unavailable(err.to_string()));
-            grpc.ready().await.map_err(not_ready)?;
-            let codec = tonic_prost::ProstCodec::<Packet, Packet>::default();
-            let path = http::uri::PathAndQuery::from_static(names::FILE_SEND_DIFF_COPY);
-            let mut incoming = grpc.streaming(request, path, codec).await.map_err(failed)?.into_inner();
-            let call = SenderCall { trees, filter: FileSyncRequest::default(), options };
-            serve_sender(&mut incoming, out, call).await?;
-            // The client ends the stream when all is written.
-            while incoming.message().await.map_err(failed)?.is_some() {}
-            Ok(())
-        })
-        .await
-}
-
-/// A raw stream (tar, OCI archive) into the client's file or standard output.
-///
-/// Written from async code with [`ExportWriter::write`], or from a blocking thread through [`io::Write`]. Nothing is
-/// complete before [`ExportWriter::finish`]; dropping it earlier breaks the stream off, which the client sees as an
-/// error.
-pub struct ExportWriter {
-    sender: mpsc::Sender<BytesMessage>,
-    pending: BytesMut,
-    call: AbortOnDropHandle<Result<()>>,
-}
-
-impl std::fmt::Debug for ExportWriter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ExportWriter").field("pending", &self.pending.len()).finish_non_exhaustive()
-    }
-}
-
-impl ExportWriter {
-    /// Opens the stream. Errors show when writing or finishing. Call inside a runtime.
-    pub fn open(session: &Session, target: &ExportTarget) -> Result<Self> {
-        session.require(names::FILE_SEND_DIFF_COPY)?;
+    /// Opens a raw stream (tar, OCI archive) to the client's exporter `index`; `pairs` are told along with it.
+    pub async fn send_file(&self, index: usize, pairs: Vec<(String, String)>) -> Result<FileSink> {
+        self.require(names::FILE_SEND_DIFF_COPY)?;
         let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
-        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
-        target.to_metadata(request.metadata_mut())?;
-        let session = session.clone();
+        let mut request = tonic::Request::new(whole(receiver));
+        target(request.metadata_mut(), index, &pairs, false)?;
+        let session = self.clone();
         let call = tokio::task::spawn(async move {
             let transfer = async {
-                let failed = |status| SessionError::call("export to the client", status);
                 let mut client = FileSendClient::new(session.channel());
                 let mut answers = client.diff_copy(request).await.map_err(failed)?.into_inner();
                 while answers.message().await.map_err(failed)?.is_some() {}
@@ -119,58 +121,74 @@ impl ExportWriter {
             };
             session.until_closed(transfer).await
         });
-        Ok(Self { sender, pending: BytesMut::new(), call: AbortOnDropHandle::new(call) })
-    }
-
-    /// Writes a chunk of any size.
-    ///
-    /// Errors: the client's own, if it ended the stream.
-    pub async fn write(&mut self, mut data: Bytes) -> Result<()> {
-        if !self.pending.is_empty() {
-            let held = self.pending.split().freeze();
-            self.send(held).await?;
-        }
-        while !data.is_empty() {
-            let piece = data.split_to(data.len().min(CHUNK));
-            self.send(piece).await?;
-        }
-        Ok(())
-    }
-
-    async fn send(&mut self, data: Bytes) -> Result<()> {
-        if self.sender.send(BytesMessage { data: data.into() }).await.is_ok() {
-            return Ok(());
-        }
-        match (&mut self.call).await {
-            Ok(Err(err)) => Err(err),
-            Ok(Ok(())) => Err(SessionError::Ended { last: String::new() }),
-            Err(err) => Err(SessionError::io("export to the client", io::Error::other(err))),
-        }
-    }
-
-    /// Says that all is written, and waits until the client has it.
-    pub async fn finish(mut self) -> Result<()> {
-        self.write(Bytes::new()).await?;
-        let Self { sender, call, .. } = self;
-        drop(sender);
-        call.await.map_err(|err| SessionError::io("export to the client", io::Error::other(err)))?
+        Ok(FileSink { sender, call: AbortOnDropHandle::new(call) })
     }
 }
 
-impl io::Write for ExportWriter {
-    /// Blocking: for use off the runtime.
-    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.pending.extend_from_slice(data);
-        while self.pending.len() >= CHUNK {
-            let piece = self.pending.split_to(CHUNK).freeze();
-            let message = BytesMessage { data: piece.into() };
-            let ended = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client ended the export");
-            self.sender.blocking_send(message).map_err(ended)?;
+enum Piece {
+    Data(Bytes),
+    End,
+}
+
+/// The pieces as messages. Ends at [`Piece::End`] only: a sender that was dropped leaves the stream open until the call
+/// is aborted, so that half a file never looks whole.
+fn whole(receiver: mpsc::Receiver<Piece>) -> impl futures::Stream<Item = BytesMessage> + Send + 'static {
+    futures::stream::unfold(receiver, |mut receiver| async move {
+        match receiver.recv().await {
+            Some(Piece::Data(data)) => Some((BytesMessage { data: data.into() }, receiver)),
+            Some(Piece::End) => None,
+            None => std::future::pending().await,
         }
-        Ok(data.len())
+    })
+}
+
+/// A raw stream into the client's file or standard output. Nothing is complete before [`FileSink::finish`]; dropping it
+/// earlier resets the stream, which the client sees as an error.
+pub struct FileSink {
+    sender: mpsc::Sender<Piece>,
+    call: AbortOnDropHandle<Result<()>>,
+}
+
+impl std::fmt::Debug for FileSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileSink").finish_non_exhaustive()
+    }
+}
+
+impl FileSink {
+    /// Sends a chunk of any size.
+    ///
+    /// Errors: the client's own, if it ended the stream; its code is kept (`AlreadyExists`: it wants no such file).
+    pub async fn send(&mut self, mut data: Bytes) -> Result<()> {
+        while !data.is_empty() {
+            let piece = Piece::Data(data.split_to(data.len().min(CHUNK)));
+            self.push(piece).await?;
+        }
+        Ok(())
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    async fn push(&mut self, piece: Piece) -> Result<()> {
+        // The call may end while this waits for room: then its error is told, rather than waited beside.
+        tokio::select! {
+            biased;
+            sent = self.sender.send(piece) => if sent.is_ok() { return Ok(()) },
+            ended = &mut self.call => return Err(early(ended)),
+        }
+        Err(early((&mut self.call).await))
+    }
+
+    /// Says that all is sent, and waits until the client has it.
+    pub async fn finish(mut self) -> Result<()> {
+        self.push(Piece::End).await?;
+        self.call.await.map_err(|err| SessionError::io("export to the client", io::Error::other(err)))?
+    }
+}
+
+/// Why a call ended before all was sent.
+fn early(ended: std::result::Result<Result<()>, tokio::task::JoinError>) -> SessionError {
+    match ended {
+        Ok(Err(err)) => err,
+        Ok(Ok(())) => SessionError::Ended { last: String::new() },
+        Err(err) => SessionError::io("export to the client", io::Error::other(err)),
     }
 }

@@ -142,7 +142,8 @@ mod tests {
             (&["nothing/here", "real", "real/sub"], Some(&["nothing/here", "real"])),
         ];
         for (paths, expected) in cases {
-            let expected = expected.map(|list| list.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>());
+            let expected =
+                expected.map(|list| list.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>());
             assert_eq!(follow(&root, paths), expected, "{paths:?}");
         }
     }

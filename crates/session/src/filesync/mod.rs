@@ -15,23 +15,24 @@ mod index;
 mod order;
 mod receive;
 mod send;
+#[cfg(test)]
+mod tests;
 mod walk;
 mod writer;
-mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-pub use export::{ExportTarget, ExportWriter, send_tree};
+pub use export::FileSink;
 pub use index::{Entry, TreeIndex};
 pub use order::{compare_paths, is_clean_path};
 pub use rbuild_api::fsutil::types::Stat;
 pub use receive::receive;
-pub(crate) use receive::{Incoming, Say, run as run_receiver};
+pub(crate) use receive::{Say, run as run_receiver};
 pub use send::{Owner, SendOptions};
 pub(crate) use send::{SenderCall, batches, serve_sender};
-pub use walk::Tree;
+pub use walk::ExportRoot;
 
 use crate::names;
 

@@ -83,12 +83,11 @@ pub async fn receive(
     session
         .until_closed(async {
             let opening = tokio::time::timeout(options.limits.stall, client.diff_copy(call)).await;
-            let stalled =
-                |_| SessionError::Stalled { waited: options.limits.stall, last: String::new() };
+            let stalled = |_| SessionError::Stalled { waited: options.limits.stall, last: String::new() };
             let answer = opening.map_err(stalled)?;
             let failed = |status| SessionError::call(format!("transfer of `{}`", request.name), status);
             let incoming = answer.map_err(failed)?.into_inner();
-            run(incoming, say, dest, prev, hasher, options).await
+            run(incoming, say, dest, prev, Some(hasher), options).await
         })
         .await
 }
@@ -97,13 +96,13 @@ pub async fn receive(
 pub(crate) trait Incoming: Stream<Item = std::result::Result<Packet, Status>> + Unpin + Send {}
 impl<T: Stream<Item = std::result::Result<Packet, Status>> + Unpin + Send> Incoming for T {}
 
-/// The receiving end on any pair of packet streams.
+/// The receiving end on any pair of packet streams. Without a hasher the digests in the index are all zero.
 pub(crate) async fn run(
     incoming: impl Incoming,
     say: mpsc::UnboundedSender<Say>,
     dest: Root,
     prev: Option<&TreeIndex>,
-    hasher: Arc<dyn RecordHasher>,
+    hasher: Option<Arc<dyn RecordHasher>>,
     options: &ReceiveOptions,
 ) -> Result<TreeIndex> {
     let stopped = StopOnDrop(Arc::new(AtomicBool::new(false)));

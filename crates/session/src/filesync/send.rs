@@ -14,7 +14,7 @@ use tonic::Status;
 
 use super::follow::follow_links;
 use super::receive::Incoming;
-use super::walk::{FileRef, Tree, walk};
+use super::walk::{ExportRoot, FileRef, walk};
 use super::{FileSyncRequest, Stat, TransferCounter};
 use crate::{Result, SessionError};
 
@@ -71,7 +71,7 @@ pub(crate) type Batch = std::result::Result<Vec<Packet>, Status>;
 /// What a sender is to send.
 #[derive(Debug)]
 pub(crate) struct SenderCall {
-    pub(crate) trees: Vec<Tree>,
+    pub(crate) roots: Vec<ExportRoot>,
     /// Patterns; the name in it is not looked at.
     pub(crate) filter: FileSyncRequest,
     pub(crate) options: SendOptions,
@@ -128,12 +128,8 @@ pub(crate) async fn serve_sender(
     result
 }
 
-async fn exchange(
-    incoming: &mut impl Incoming,
-    out: &mpsc::Sender<Batch>,
-    call: SenderCall,
-) -> Result<()> {
-    let SenderCall { mut trees, filter, options } = call;
+async fn exchange(incoming: &mut impl Incoming, out: &mpsc::Sender<Batch>, call: SenderCall) -> Result<()> {
+    let SenderCall { mut roots, filter, options } = call;
     let shared = Arc::new(Shared {
         state: Mutex::default(),
         changed: Condvar::new(),
@@ -143,17 +139,12 @@ async fn exchange(
     let _stop = StopOnDrop(shared.clone());
     let (ended, mut threads) = mpsc::channel::<()>(1);
     let stall = options.stall;
-    // The trees are shared with the readers only after the walker has taken its own handles.
-    let mut readable = Vec::new();
-    trees.sort_by(|a, b| a.name.cmp(&b.name));
-    for tree in &trees {
-        readable.push(tree.root.try_clone()?);
-    }
-    let readable = Arc::new(readable);
-    let walker = shared.clone();
-    spawn(&shared, ended.clone(), move || list(&walker, &mut trees, &filter, &options));
+    roots.sort_by(|a, b| a.directory.cmp(&b.directory));
+    let roots = Arc::new(roots);
+    let (walker, walked) = (shared.clone(), roots.clone());
+    spawn(&shared, ended.clone(), move || list(&walker, &walked, &filter, &options));
     for _ in 0..READERS {
-        let (reader, roots) = (shared.clone(), readable.clone());
+        let (reader, roots) = (shared.clone(), roots.clone());
         spawn(&shared, ended.clone(), move || read_files(&reader, &roots));
     }
     let mut seen = shared.counter.bytes();
@@ -194,11 +185,7 @@ async fn exchange(
 }
 
 /// Runs one of the sender's threads on the blocking pool; they end when the transfer does ([`StopOnDrop`]).
-fn spawn(
-    shared: &Arc<Shared>,
-    ended: mpsc::Sender<()>,
-    work: impl FnOnce() -> Result<()> + Send + 'static,
-) {
+fn spawn(shared: &Arc<Shared>, ended: mpsc::Sender<()>, work: impl FnOnce() -> Result<()> + Send + 'static) {
     let shared = shared.clone();
     tokio::task::spawn_blocking(move || {
         if let Err(err) = work() {
@@ -240,9 +227,9 @@ impl Shared {
 /// The walking thread.
 fn list(
     shared: &Shared,
-    trees: &mut [Tree],
+    trees: &[ExportRoot],
     request: &FileSyncRequest,
-    options: &super::SendOptions,
+    options: &SendOptions,
 ) -> Result<()> {
     let filter = filter(trees, request)?;
     let (mut batch, mut bytes) = (Vec::with_capacity(BATCH_PACKETS), 0);
@@ -250,7 +237,12 @@ fn list(
     let mut emit = |stat: Stat, file: Option<FileRef>| {
         bytes += stat.path.len() + stat.linkname.len();
         files.push(file);
-        batch.push(Packet { r#type: PacketType::PacketStat as i32, stat: Some(stat), id: 0, data: Vec::new() });
+        batch.push(Packet {
+            r#type: PacketType::PacketStat as i32,
+            stat: Some(stat),
+            id: 0,
+            data: Vec::new(),
+        });
         if batch.len() >= BATCH_PACKETS {
             // Before the entries are on their way: they may be asked for at once.
             shared.state.lock().files.append(&mut files);
@@ -264,11 +256,13 @@ fn list(
     shared.flush(&mut batch, &mut bytes)
 }
 
-fn filter(trees: &[Tree], request: &FileSyncRequest) -> Result<WalkFilter> {
-    let pattern = |kind| move |err: rbuild_patterns::PatternError| SessionError::Pattern { kind, text: err.to_string() };
+fn filter(trees: &[ExportRoot], request: &FileSyncRequest) -> Result<WalkFilter> {
+    let pattern = |kind| {
+        move |err: rbuild_patterns::PatternError| SessionError::Pattern { kind, text: err.to_string() }
+    };
     let mut include = request.include.clone();
     if !request.follow_paths.is_empty() {
-        if let [Tree { name: None, root }] = trees {
+        if let [ExportRoot { directory: None, root }] = trees {
             match follow_links(root, &request.follow_paths)? {
                 Some(targets) => include.extend(targets),
                 None => include.clear(),
@@ -280,7 +274,7 @@ fn filter(trees: &[Tree], request: &FileSyncRequest) -> Result<WalkFilter> {
 }
 
 /// A reading thread.
-fn read_files(shared: &Shared, roots: &[rbuild_sys::Root]) -> Result<()> {
+fn read_files(shared: &Shared, roots: &[ExportRoot]) -> Result<()> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     loop {
         let next = {
@@ -298,7 +292,7 @@ fn read_files(shared: &Shared, roots: &[rbuild_sys::Root]) -> Result<()> {
         };
         match next {
             Some((id, file)) => {
-                read_file(shared, &roots[file.tree], id, &file, &mut batch, &mut bytes)?;
+                read_file(shared, &roots[file.tree].root, id, &file, &mut batch, &mut bytes)?;
                 if bytes >= BATCH_BYTES || batch.len() >= BATCH_PACKETS {
                     shared.flush(&mut batch, &mut bytes)?;
                 }

@@ -1,21 +1,21 @@
 //! The list of entries a sender offers.
 
-use std::collections::HashMap;
 use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 
 use rbuild_patterns::{WalkFilter, Walker};
 use rbuild_sys::{DirEntry, FileKind, Root};
 
-use super::send::{Owner, SendOptions};
 use super::Stat;
+use super::send::{Owner, SendOptions};
 use crate::{Result, SessionError, mode};
 
-/// A directory to send; `name` puts it below a directory of that name instead of at the top.
+/// A directory to send; with a name it appears as a directory of that name (mode 0755) instead of at the top.
 #[derive(Debug)]
-pub struct Tree {
-    /// One path component, or `None` for the top. Trees of one transfer have different names.
-    pub name: Option<String>,
+pub struct ExportRoot {
+    /// One path component, or `None` for the top. Those of one transfer differ.
+    pub directory: Option<String>,
     /// The directory.
     pub root: Root,
 }
@@ -29,18 +29,17 @@ pub(super) struct FileRef {
     pub(super) size: u64,
 }
 
-/// Calls `emit` for each entry of `trees` that passes `filter`, in walk order. Blocking.
+/// Calls `emit` for each entry of `trees` (sorted by name) that passes `filter`, in walk order. Blocking.
 ///
 /// What vanishes while the walk is under way is left out. Sockets are left out.
 /// Errors: [`SessionError::NotUtf8`] for a name that passes the filter and cannot be sent; unreadable directories.
 pub(super) fn walk(
-    trees: &mut [Tree],
+    trees: &[ExportRoot],
     filter: &WalkFilter,
     options: &SendOptions,
     emit: &mut dyn FnMut(Stat, Option<FileRef>) -> Result<()>,
 ) -> Result<()> {
-    trees.sort_by(|a, b| a.name.cmp(&b.name));
-    for (tree, Tree { name, root }) in trees.iter().enumerate() {
+    for (tree, ExportRoot { directory: name, root }) in trees.iter().enumerate() {
         let prefix = name.as_deref().map_or_else(String::new, |name| format!("{name}/"));
         let mut walk =
             Walk { tree, root, prefix, walker: filter.walker(), options, links: HashMap::new(), emit };
@@ -74,7 +73,7 @@ impl Walk<'_> {
         if let Some(name) = name {
             let seen = self.walker.visit(name, true, String::new());
             if !seen.emit.is_empty() {
-                self.send(self.root.stat("")?, "", name)?;
+                self.send_made_up(name)?;
             }
             if !seen.descend {
                 return Ok(());
@@ -118,7 +117,12 @@ impl Walk<'_> {
             };
             let held = &seen.emit[..seen.emit.len() - 1];
             for dir in held {
-                let full = if dir.is_empty() { self.prefix.trim_end_matches('/').to_owned() } else { self.full(dir) };
+                if dir.is_empty() {
+                    let name = self.prefix.trim_end_matches('/').to_owned();
+                    self.send_made_up(&name)?;
+                    continue;
+                }
+                let full = format!("{}{dir}", self.prefix);
                 self.send(self.root.stat(dir)?, dir, &full)?;
             }
             self.send(stat, &path, &full)?;
@@ -135,8 +139,15 @@ impl Walk<'_> {
         }
     }
 
-    fn full(&self, path: &str) -> String {
-        format!("{}{path}", self.prefix)
+    /// The directory that holds a tree.
+    fn send_made_up(&mut self, name: &str) -> Result<()> {
+        let stat = Stat {
+            path: name.to_owned(),
+            mode: mode::DIR | 0o755,
+            mod_time: self.options.set_mtime_ns.unwrap_or(self.root.stat("")?.mtime_ns),
+            ..Stat::default()
+        };
+        (self.emit)(stat, None)
     }
 
     fn send(&mut self, is: rbuild_sys::Stat, path: &str, full: &str) -> Result<()> {

@@ -56,7 +56,7 @@ pub(super) type Digests = Vec<(u32, Digest)>;
 
 pub(super) struct Writer {
     root: Root,
-    hasher: Arc<dyn RecordHasher>,
+    hasher: Option<Arc<dyn RecordHasher>>,
     owner: Option<(u32, u32)>,
     /// Set when the transfer was given up: orders that still wait are not carried out.
     stopped: Arc<AtomicBool>,
@@ -68,13 +68,28 @@ pub(super) struct Writer {
 struct OpenFile {
     file: File,
     stat: Box<Stat>,
-    hasher: Hasher,
+    hasher: Record,
+}
+
+/// The digest of an entry in the making; nothing if nobody wants digests.
+struct Record(Option<Hasher>);
+
+impl Record {
+    fn update(&mut self, bytes: &[u8]) {
+        if let Some(hasher) = &mut self.0 {
+            hasher.update(bytes);
+        }
+    }
+
+    fn finish(self) -> Digest {
+        self.0.map_or(Digest::from_bytes([0; 32]), Hasher::finish)
+    }
 }
 
 impl Writer {
     pub(super) fn new(
         root: Root,
-        hasher: Arc<dyn RecordHasher>,
+        hasher: Option<Arc<dyn RecordHasher>>,
         owner: Option<(u32, u32)>,
         stopped: Arc<AtomicBool>,
     ) -> Self {
@@ -92,6 +107,10 @@ impl Writer {
         Ok(self.digests)
     }
 
+    fn start(&self, stat: &Stat) -> Record {
+        Record(self.hasher.as_ref().map(|hasher| hasher.start(stat)))
+    }
+
     fn perform(&mut self, job: Job) -> Result<()> {
         match job {
             Job::Clear => {
@@ -100,12 +119,12 @@ impl Writer {
             }
             Job::Remove(path) => self.remove(&path)?,
             Job::Make { entry, stat } => {
-                self.digests.push((entry, self.hasher.start(&stat).finish()));
+                self.digests.push((entry, self.start(&stat).finish()));
                 self.make(&stat)?;
             }
             Job::File { entry, stat, content } => {
                 let mut file = self.create(&stat)?;
-                let mut hasher = self.hasher.start(&stat);
+                let mut hasher = self.start(&stat);
                 for chunk in &content {
                     hasher.update(chunk);
                     file.write_all(chunk).map_err(|err| wrong(&stat, err))?;
@@ -114,7 +133,7 @@ impl Writer {
                 self.digests.push((entry, hasher.finish()));
             }
             Job::Open { entry, stat } => {
-                let (file, hasher) = (self.create(&stat)?, self.hasher.start(&stat));
+                let (file, hasher) = (self.create(&stat)?, self.start(&stat));
                 self.open.insert(entry, OpenFile { file, stat, hasher });
             }
             Job::Data { entry, bytes } => {
@@ -143,7 +162,7 @@ impl Writer {
         }
         // The header is made of the announced size, which was wrong: the record is made again of what is there.
         stat.size = size as i64;
-        let mut hasher = self.hasher.start(&stat);
+        let mut hasher = self.start(&stat);
         let mut buffer = vec![0; REHASH_BUFFER];
         file.rewind().map_err(|err| wrong(&stat, err))?;
         loop {

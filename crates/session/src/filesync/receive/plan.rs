@@ -123,7 +123,8 @@ impl<'a> Plan<'a> {
     }
 
     fn check(&mut self, stat: &Stat) -> Result<()> {
-        let wrong = |what| Err(SessionError::violation(what, stat.path.chars().take(200).collect::<String>()));
+        let wrong =
+            |what| Err(SessionError::violation(what, stat.path.chars().take(200).collect::<String>()));
         if self.entries.len() >= self.limits.max_entries as usize {
             return Err(SessionError::Limit { what: "entries", limit: self.limits.max_entries.into() });
         }
