@@ -1,0 +1,57 @@
+use rbuild_frontend::{BuildError, ImageQuery};
+use rbuild_oci::{ImageConfig, ImageRef, Platform};
+
+use super::Shared;
+use crate::CompileOptions;
+use crate::plan::{BaseFiles, BaseImage, Missing};
+
+impl Shared {
+    /// Finds out what a stage's base is.
+    pub(super) async fn resolve(
+        &self,
+        need: &Missing,
+        options: &CompileOptions,
+    ) -> Result<BaseImage, BuildError> {
+        if need.context {
+            return self.named_context(need, options).await;
+        }
+        let place = if options.show_platforms { format!("{} ", need.platform) } else { String::new() };
+        let query = ImageQuery {
+            reference: need.name.clone(),
+            platform: Some(need.platform.clone()),
+            mode: options.resolve_mode,
+            log_name: format!("[{place}internal] load metadata for {}", need.name),
+            want_config: true,
+            oci_layout: None,
+        };
+        let meta = self.bridge.resolve_image(query).await.map_err(|error| self.explain(error, need))?;
+        let config = parse_config(&meta.config, &need.name)?;
+        let name = ImageRef::parse(&meta.reference)
+            .map_err(|error| BuildError::invalid(error.to_string()))?
+            .tag_or_latest()
+            .with_digest(meta.digest)
+            .to_string();
+        Ok(BaseImage { platform: platform_of(&config), config: Some(config), files: BaseFiles::Image(name) })
+    }
+
+    /// A name that is almost a stage's was probably meant to be it.
+    fn explain(&self, error: BuildError, need: &Missing) -> BuildError {
+        let written = ImageRef::parse(&need.name).map(|name| name.name_only().familiar()).unwrap_or_default();
+        let names = self.parsed.stages.iter().map(|stage| stage.from.name.as_str()).filter(|name| !name.is_empty());
+        match crate::suggest::nearest(&written, names, false) {
+            Some(near) => BuildError { message: format!("{} (did you mean {near}?)", error.message), ..error },
+            None => error,
+        }
+    }
+}
+
+/// The config of an image; empty bytes are an image without one.
+pub(super) fn parse_config(bytes: &[u8], name: &str) -> Result<ImageConfig, BuildError> {
+    ImageConfig::parse(bytes).map_err(|error| BuildError::invalid(format!("config of image {name}: {error}")))
+}
+
+/// The platform that an image says it is for.
+pub(super) fn platform_of(config: &ImageConfig) -> Option<Platform> {
+    let platform = &config.platform;
+    (!platform.os.is_empty() && !platform.architecture.is_empty()).then(|| platform.clone())
+}

@@ -1,0 +1,155 @@
+use rbuild_llb::{FileActions, MkdirAction};
+use rbuild_oci::{Empty, Healthcheck};
+
+use super::stage::StageLowering;
+use super::{network, paths};
+use crate::CompileError;
+use crate::durations::format_duration;
+use crate::parse::{HealthCommand, ShellForm};
+use crate::plan::Step;
+use crate::text::{plain_list, quote_list};
+
+/// The shell when neither SHELL nor the base image names one.
+const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
+
+impl StageLowering<'_, '_> {
+    /// The words of a command, through the shell if it is one string.
+    pub(super) fn command(&self, form: &ShellForm) -> Vec<String> {
+        if !form.shell {
+            return form.words.clone();
+        }
+        let shell = &self.built.image.config.shell;
+        let mut words: Vec<String> =
+            if shell.is_empty() { DEFAULT_SHELL.map(str::to_owned).to_vec() } else { shell.clone() };
+        words.push(form.words.join(" "));
+        words
+    }
+
+    pub(super) fn maintainer(&mut self, name: &str) -> Result<(), CompileError> {
+        self.built.image.author = name.to_owned();
+        self.commit(format!("MAINTAINER {name}"), false);
+        Ok(())
+    }
+
+    pub(super) fn cmd(&mut self, form: &ShellForm) -> Result<(), CompileError> {
+        let words = self.command(form);
+        self.commit(format!("CMD {}", quote_list(&words)), false);
+        let config = &mut self.built.image.config;
+        config.cmd = words;
+        config.args_escaped = true;
+        self.built.cmd_set = true;
+        Ok(())
+    }
+
+    pub(super) fn entrypoint(&mut self, form: &ShellForm) -> Result<(), CompileError> {
+        let words = self.command(form);
+        self.commit(format!("ENTRYPOINT {}", quote_list(&words)), false);
+        self.built.image.config.entrypoint = words;
+        if !self.built.cmd_set {
+            self.built.image.config.cmd.clear();
+        }
+        Ok(())
+    }
+
+    pub(super) fn healthcheck(&mut self, check: &HealthCommand) -> Result<(), CompileError> {
+        self.commit(
+            format!(
+                "HEALTHCHECK {{Test:{} Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+                plain_list(&check.test),
+                format_duration(check.interval),
+                format_duration(check.timeout),
+                format_duration(check.start_period),
+                format_duration(check.start_interval),
+                check.retries
+            ),
+            false,
+        );
+        self.built.image.config.healthcheck = Some(Healthcheck {
+            test: check.test.clone(),
+            interval: check.interval,
+            timeout: check.timeout,
+            start_period: check.start_period,
+            start_interval: check.start_interval,
+            retries: check.retries,
+        });
+        Ok(())
+    }
+
+    pub(super) fn expose(&mut self, ports: &[String]) -> Result<(), CompileError> {
+        let mut all = Vec::new();
+        for word in ports {
+            for port in self.expand_words(word)? {
+                all.extend(network::parse_ports(&port).map_err(CompileError::new)?);
+            }
+        }
+        all.sort();
+        self.commit(format!("EXPOSE {}", plain_list(&all)), false);
+        self.built.image.config.exposed_ports.extend(all.into_iter().map(|port| (port, Empty {})));
+        Ok(())
+    }
+
+    pub(super) fn user(&mut self, user: &str) -> Result<(), CompileError> {
+        let user = self.expand(user)?;
+        self.built.state = self.built.state.clone().user(&user);
+        self.commit(format!("USER {user}"), false);
+        self.built.image.config.user = user;
+        Ok(())
+    }
+
+    pub(super) fn volume(&mut self, volumes: &[String]) -> Result<(), CompileError> {
+        let mut all = Vec::with_capacity(volumes.len());
+        for path in volumes {
+            let path = self.expand(path)?;
+            if path.is_empty() {
+                return Err(CompileError::new("VOLUME specified can not be an empty string"));
+            }
+            self.built.image.config.volumes.insert(path.clone(), Empty {});
+            all.push(path);
+        }
+        self.commit(format!("VOLUME {}", plain_list(&all)), false);
+        Ok(())
+    }
+
+    pub(super) fn stop_signal(&mut self, signal: &str) -> Result<(), CompileError> {
+        let signal = self.expand(signal)?;
+        if !network::is_signal(&signal) {
+            return Err(CompileError::new(format!("invalid signal: {signal}")));
+        }
+        self.commit(format!("STOPSIGNAL {signal}"), false);
+        self.built.image.config.stop_signal = signal;
+        Ok(())
+    }
+
+    pub(super) fn shell(&mut self, words: &[String]) -> Result<(), CompileError> {
+        self.built.image.config.shell = words.to_vec();
+        self.commit(format!("SHELL {}", plain_list(words)), false);
+        Ok(())
+    }
+
+    pub(super) fn workdir(&mut self, step: &Step, path: &str) -> Result<(), CompileError> {
+        let path = self.expand(path)?;
+        let current = match self.built.image.config.working_dir.as_str() {
+            "" => "/",
+            dir => dir,
+        };
+        let dir = if path.starts_with('/') { path } else { paths::clean_rooted(&format!("{current}/{path}")) };
+        let name = self.step_name(&step.instruction.original);
+        let constraints = self.constraints(step, name);
+        self.built.image.config.working_dir.clone_from(&dir);
+        self.built.state = self.built.state.clone().dir(&dir);
+        let epoch = self.cx.options.source_date_epoch;
+        let action = MkdirAction {
+            path: dir.clone(),
+            mode: 0o755,
+            make_parents: true,
+            owner: None,
+            timestamp_ns: epoch.and_then(|s| s.checked_mul(1_000_000_000)),
+        };
+        let made = dir != "/";
+        if made {
+            self.built.state = self.built.state.file(FileActions::new().mkdir(action), constraints);
+        }
+        self.commit(format!("WORKDIR {dir}"), made);
+        Ok(())
+    }
+}

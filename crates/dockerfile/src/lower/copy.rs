@@ -1,0 +1,187 @@
+use rbuild_llb::{Chmod, Chown, Constraints, CopyAction, FileActions, MkfileAction, State};
+
+use super::stage::{EnvOf, StageLowering};
+use super::{add, paths};
+use crate::CompileError;
+use crate::parse::{CopyCommand, Inline};
+use crate::plan::{From, Step};
+use crate::shell::Lexer;
+
+/// COPY or ADD with its variables expanded.
+struct Expanded {
+    sources: Vec<String>,
+    dest: String,
+    owner: Option<Chown>,
+    mode: Chmod,
+    chown: String,
+    chmod: String,
+    link: bool,
+}
+
+impl StageLowering<'_, '_> {
+    pub(super) fn copy(&mut self, step: &Step, copy: &CopyCommand, add: bool) -> Result<(), CompileError> {
+        let name = self.step_name(&step.instruction.original);
+        let expanded = self.expand_copy(copy)?;
+        let mut actions = FileActions::new();
+        if !copy.checksum.is_empty() && expanded.sources.len() + copy.inline.len() != 1 {
+            return Err(CompileError::new("checksum can't be specified for multiple sources"));
+        }
+        for source in &expanded.sources {
+            actions = if add && add::is_http(source) {
+                self.download(actions, source, copy, &expanded_action(&expanded), &name)?
+            } else {
+                add::check_local(source, copy, add)?;
+                self.copy_path(actions, step, copy, &expanded, source, add)?
+            };
+        }
+        for document in &copy.inline {
+            actions = self.copy_document(actions, document, &expanded)?;
+        }
+        self.put(step, actions, &expanded, name);
+        self.commit_copy(copy, &expanded, add);
+        Ok(())
+    }
+
+    fn expand_copy(&self, copy: &CopyCommand) -> Result<Expanded, CompileError> {
+        let sources = copy.sources.iter().map(|source| self.expand(source));
+        let sources = sources.collect::<Result<Vec<_>, _>>()?;
+        let chown = self.expand(&copy.chown)?;
+        let chmod = self.expand(&copy.chmod)?;
+        let mode = parse_mode(&chmod)?;
+        let dest = paths::below(self.built.state.get_dir(), &self.expand(&copy.dest)?);
+        Ok(Expanded {
+            sources,
+            dest,
+            owner: (!chown.is_empty()).then(|| Chown::parse(&chown)),
+            // What a symbolic mode makes depends on what is below.
+            link: copy.link && !matches!(mode, Chmod::Symbolic(_)),
+            mode,
+            chown,
+            chmod,
+        })
+    }
+
+    fn copy_path(
+        &mut self,
+        actions: FileActions,
+        step: &Step,
+        copy: &CopyCommand,
+        expanded: &Expanded,
+        source: &str,
+        add: bool,
+    ) -> Result<FileActions, CompileError> {
+        let sources: Vec<&str> = match step.from.first() {
+            // The context is shared by all instructions, other directories are not.
+            Some(From::Context) | None => vec![source],
+            _ => expanded.sources.iter().map(String::as_str).collect(),
+        };
+        let from = self.cx.files(step.from.first().copied().unwrap_or(From::Context), &sources)?;
+        let mut action = CopyAction {
+            src: paths::clean_rooted(source),
+            follow_symlink: true,
+            dir_copy_contents: true,
+            attempt_unpack: add && copy.unpack.unwrap_or(true),
+            allow_wildcard: true,
+            allow_empty_wildcard: true,
+            exclude_patterns: copy.excludes.iter().map(|p| self.expand(p)).collect::<Result<_, _>>()?,
+            ..expanded_action(expanded)
+        };
+        if copy.parents {
+            with_parents(&mut action, source);
+        }
+        Ok(actions.copy(&from, action))
+    }
+
+    fn copy_document(
+        &self,
+        actions: FileActions,
+        document: &Inline,
+        expanded: &Expanded,
+    ) -> Result<FileActions, CompileError> {
+        let text = if document.expand {
+            let lexer = Lexer::document(self.escape());
+            lexer.expand(&document.text, &EnvOf(&self.built.state)).map_err(CompileError::new)?.text
+        } else {
+            document.text.clone()
+        };
+        let path = format!("/{}", document.name);
+        let file = MkfileAction { path: path.clone(), mode: 0o644, data: text.into(), ..MkfileAction::default() };
+        let constraints = Constraints::default().custom_name("[internal] preparing inline document");
+        let state = State::scratch().file(FileActions::new().mkfile(file), constraints);
+        Ok(actions.copy(&state, CopyAction { src: path, ..expanded_action(expanded) }))
+    }
+
+    /// Performs the actions upon the stage; with `--link` beside it.
+    fn put(&mut self, step: &Step, actions: FileActions, expanded: &Expanded, name: String) {
+        let before = self.built.state.clone();
+        if !expanded.link {
+            let constraints = self.constraints(step, name);
+            self.built.state = before.file(actions, constraints);
+            return;
+        }
+        let mut constraints = self.constraints(step, name.clone());
+        constraints = constraints.progress_group(self.group(&name, true));
+        let place = self.place();
+        let linked = format!("{place}LINK {}", name.strip_prefix(&place).unwrap_or(&name));
+        let merged = self.constraints(step, linked).progress_group(self.group(&name, false));
+        let alone = State::scratch().with_environment_of(&before).file(actions, constraints);
+        self.built.state = State::merge(&[before.clone(), alone], merged).with_environment_of(&before);
+    }
+
+    fn commit_copy(&mut self, copy: &CopyCommand, expanded: &Expanded, add: bool) {
+        let mut shown = String::from(if add { "ADD" } else { "COPY" });
+        if !expanded.chown.is_empty() {
+            shown.push_str(&format!(" --chown={}", expanded.chown));
+        }
+        if !expanded.chmod.is_empty() {
+            shown.push_str(&format!(" --chmod={}", expanded.chmod));
+        }
+        for source in &expanded.sources {
+            shown.push(' ');
+            shown.push_str(source);
+        }
+        for document in &copy.inline {
+            shown.push_str(&format!(" <<{}", document.name));
+        }
+        let dest = &expanded.dest;
+        self.commit(format!("{shown} {dest} # buildkit"), true);
+    }
+}
+
+/// What all actions of one instruction have in common.
+fn expanded_action(expanded: &Expanded) -> CopyAction {
+    CopyAction {
+        dest: expanded.dest.clone(),
+        owner: expanded.owner.clone(),
+        mode: expanded.mode.clone(),
+        create_dest_path: true,
+        ..CopyAction::default()
+    }
+}
+
+/// `--parents`: what stands before `/./` is where the copy starts, the rest is kept.
+fn with_parents(action: &mut CopyAction, source: &str) {
+    let (start, kept) = source.split_once("/./").unwrap_or(("/", source));
+    action.src = paths::clean_rooted(start);
+    let kept = paths::clean_rooted(kept);
+    let kept = kept.trim_start_matches('/');
+    if !rbuild_patterns::has_wildcard(kept) {
+        action.required_paths = vec![paths::clean_rooted(&format!("{start}/{kept}"))];
+    }
+    action.include_patterns = vec![kept.to_owned()];
+}
+
+fn parse_mode(text: &str) -> Result<Chmod, CompileError> {
+    if text.is_empty() {
+        return Ok(Chmod::Keep);
+    }
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Ok(Chmod::Symbolic(text.to_owned()));
+    }
+    match u32::from_str_radix(text, 8) {
+        Ok(bits) if bits <= 0o7777 => Ok(Chmod::Bits(bits)),
+        _ => Err(CompileError::new(format!(
+            "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
+        ))),
+    }
+}

@@ -1,0 +1,122 @@
+//! Third pass: stages to LLB, image config and history. Pure: all that must be known is in the [`Plan`].
+
+mod add;
+mod args;
+mod config;
+mod copy;
+mod from;
+mod history;
+mod network;
+mod paths;
+mod run;
+mod stage;
+
+use std::collections::BTreeSet;
+
+use rbuild_llb::State;
+use rbuild_oci::ImageConfig;
+
+use crate::context::BuildContext;
+use crate::plan::{Base, BaseFiles, From, Plan, StageId};
+use crate::source::Source;
+use crate::{CompileError, CompileOptions};
+use stage::Built;
+
+/// The result of a compilation.
+#[derive(Debug, Clone)]
+pub(crate) struct LoweredStage {
+    pub(crate) state: State,
+    pub(crate) image: ImageConfig,
+    /// The config of the image that the target starts from, through its stages.
+    pub(crate) base: Option<ImageConfig>,
+}
+
+/// What all stages share while they are lowered.
+pub(crate) struct Lowering<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) options: &'a CompileOptions,
+    pub(crate) source: &'a Source,
+    /// The build context as a state.
+    context: State,
+    /// The paths of the context that are used; `/` means all of it.
+    used: BTreeSet<String>,
+    built: Vec<Option<Built>>,
+}
+
+/// Lowers what the target needs.
+///
+/// Which paths of the context are used is known only at the end, and the context's vertex must name them. So
+/// when the context is used at all, the plan is lowered again with the paths known: cheaper than it sounds,
+/// and nothing has to be patched.
+pub(crate) fn lower(
+    plan: &Plan,
+    source: &Source,
+    options: &CompileOptions,
+    context: &BuildContext,
+) -> Result<LoweredStage, CompileError> {
+    let order = plan.order()?;
+    let mut first = Lowering::new(plan, source, options, context.placeholder());
+    first.run(&order)?;
+    if first.used.is_empty() || !context.depends_on_paths() {
+        return first.finish();
+    }
+    let mut second = Lowering::new(plan, source, options, context.state(&first.used));
+    second.run(&order)?;
+    second.finish()
+}
+
+/// Whether the target uses the build context at all.
+pub(crate) fn uses_context(plan: &Plan) -> Result<bool, CompileError> {
+    let order = plan.order()?;
+    let steps = order.iter().flat_map(|id| &plan.stages[*id].steps);
+    Ok(steps.flat_map(|step| &step.from).any(|from| *from == From::Context))
+}
+
+impl<'a> Lowering<'a> {
+    fn new(plan: &'a Plan, source: &'a Source, options: &'a CompileOptions, context: State) -> Self {
+        let built = plan.stages.iter().map(|_| None).collect();
+        Self { plan, options, source, context, used: BTreeSet::new(), built }
+    }
+
+    fn run(&mut self, order: &[StageId]) -> Result<(), CompileError> {
+        for id in order {
+            let built = self.stage(*id)?;
+            self.built[*id] = Some(built);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<LoweredStage, CompileError> {
+        let built = self.built[self.plan.target].take();
+        let Some(mut built) = built else { return Err(CompileError::new("the target stage was not built")) };
+        for (name, value) in &self.options.labels {
+            built.image.config.labels.insert(name.clone(), value.clone());
+        }
+        Ok(LoweredStage { state: built.state, image: built.image, base: built.base })
+    }
+
+    /// A stage that is built already.
+    pub(crate) fn built(&self, id: StageId) -> Result<&Built, CompileError> {
+        self.built[id].as_ref().ok_or_else(|| CompileError::new("a stage is used before it is built"))
+    }
+
+    /// Where the files of one instruction come from, reduced to the paths that it uses where that is possible.
+    pub(crate) fn files(&mut self, from: From, used: &[&str]) -> Result<State, CompileError> {
+        let id = match from {
+            From::Nothing => return Ok(State::scratch()),
+            From::Context => {
+                self.used.extend(used.iter().map(|path| paths::clean_rooted(path)));
+                return Ok(self.context.clone());
+            }
+            From::Stage(id) => id,
+        };
+        if let Base::Resolved(image) = &self.plan.stages[id].base
+            && let BaseFiles::Local(local) = &image.files
+            && self.plan.stages[id].steps.is_empty()
+        {
+            let used: BTreeSet<String> = used.iter().map(|path| paths::clean_rooted(path)).collect();
+            return Ok(BuildContext::Local((**local).clone()).state(&used));
+        }
+        Ok(self.built(id)?.state.clone())
+    }
+}

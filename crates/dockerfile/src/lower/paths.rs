@@ -1,0 +1,60 @@
+//! Slash-separated paths, lexically.
+
+/// The shortest equal path below `/`: `..` stops there.
+pub(super) fn clean_rooted(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            _ => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// `path` seen from `dir`. A `/` or `/.` at the end stays, for it says that the path is a directory.
+pub(super) fn below(dir: &str, path: &str) -> String {
+    let mut result = if path.starts_with('/') { clean_rooted(path) } else { clean_rooted(&format!("{dir}/{path}")) };
+    if path.is_empty() {
+        return result;
+    }
+    if path.ends_with("/.") {
+        if !result.ends_with('/') {
+            result.push('/');
+        }
+        result.push('.');
+    } else if (path.ends_with('/') || path == ".") && !result.ends_with('/') {
+        result.push('/');
+    }
+    result
+}
+
+/// The last part of a path, `/` for the root, `.` for nothing.
+pub(super) fn base(path: &str) -> &str {
+    if path.is_empty() {
+        return ".";
+    }
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.is_empty() { "/" } else { trimmed.rsplit('/').next().unwrap_or(trimmed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_joined_below_the_root() {
+        assert_eq!(clean_rooted("../a/./b//c/.."), "/a/b");
+        assert_eq!(below("/w", "."), "/w/");
+        assert_eq!(below("/w", "./"), "/w/");
+        assert_eq!(below("/w", "a"), "/w/a");
+        assert_eq!(below("/w", "/e/."), "/e/.");
+        assert_eq!(below("/w", ""), "/w");
+        assert_eq!(below("/", "/"), "/");
+        assert_eq!(base("/a/b/"), "b");
+        assert_eq!(base("/"), "/");
+    }
+}

@@ -1,0 +1,254 @@
+use rbuild_llb::{
+    Attached, CacheSharing, Chown, Constraints, ExecOptions, FileActions, MkdirAction, MkfileAction, MountOptions,
+    NetMode, ProxyEnv, SecretOptions, SecurityMode, SshOptions, State,
+};
+
+use super::paths;
+use super::stage::{EnvOf, StageLowering, with_command};
+use crate::CompileError;
+use crate::mounts::{MountSpec, MountType, Sharing};
+use crate::parse::{Inline, RunCommand, ShellForm, is_heredoc};
+use crate::plan::{From, Step};
+use crate::shell::Lexer;
+
+/// Where scripts of heredocs are seen.
+const SCRIPTS: &str = "/dev/pipes/";
+
+/// A step's text may be a whole script; this much of its first line is shown.
+const MAX_SUMMARY: usize = 120;
+
+impl StageLowering<'_, '_> {
+    pub(super) fn run(&mut self, step: &Step, run: &RunCommand) -> Result<(), CompileError> {
+        if !run.devices.is_empty() {
+            return Err(CompileError::new("RUN --device is not supported by rbuild yet"));
+        }
+        let (form, script) = script_of(run);
+        let args = self.command(&form);
+        if args.is_empty() {
+            return Err(CompileError::new("RUN requires a command: its JSON array is empty"));
+        }
+        let shown = self.step_name(&step.instruction.original) + &summary(run);
+        let constraints = with_command(self.constraints(step, shown), &step.instruction.original);
+        let mut options = ExecOptions { args: args.clone(), proxy_env: self.proxy(), ..ExecOptions::default() };
+        options.constraints = constraints.platform(self.built.platform.clone());
+        options.constraints.metadata.linux_resources.clone_from(&self.cx.options.linux_resources);
+        if let Some(script) = script {
+            options.mounts.push(script_mount(script));
+        }
+        self.mounts(step, run, &mut options)?;
+        if self.cx.options.shm_size > 0 {
+            let shm = Attached::Tmpfs { size_bytes: self.cx.options.shm_size };
+            options.mounts.push(MountOptions::new("/dev/shm", shm));
+        }
+        options.environment_of = Some(self.process_state(run));
+        let before = self.built.state.clone();
+        self.built.state = before.run(options).root().with_environment_of(&before);
+        let history = format!("RUN {}{} # buildkit", self.shown_args(), args.join(" "));
+        self.commit(history, true);
+        Ok(())
+    }
+
+    /// What the process sees beside its files.
+    fn process_state(&self, run: &RunCommand) -> State {
+        let options = self.cx.options;
+        let network = match run.network.as_str() {
+            "none" => NetMode::None,
+            "host" => NetMode::Host,
+            "default" => NetMode::Sandbox,
+            _ => options.network,
+        };
+        let security =
+            if run.security == "insecure" { SecurityMode::Insecure } else { SecurityMode::Sandbox };
+        let mut state = self.built.state.clone().network(network).security(security);
+        state = state.hostname(&options.hostname).cgroup_parent(&options.cgroup_parent);
+        for host in &options.extra_hosts {
+            state = state.add_extra_host(&host.host, &host.ip);
+        }
+        for limit in &options.ulimits {
+            state = state.add_ulimit(&limit.name, limit.soft, limit.hard);
+        }
+        state
+    }
+
+    fn proxy(&self) -> Option<ProxyEnv> {
+        let given = |name: &str| {
+            let args = &self.cx.options.build_args;
+            let same = args.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+            same.map(|(_, value)| value.clone()).next_back().unwrap_or_default()
+        };
+        let proxy = ProxyEnv {
+            http_proxy: given("http_proxy"),
+            https_proxy: given("https_proxy"),
+            ftp_proxy: given("ftp_proxy"),
+            no_proxy: given("no_proxy"),
+            all_proxy: given("all_proxy"),
+        };
+        (proxy != ProxyEnv::default()).then_some(proxy)
+    }
+
+    fn mounts(&mut self, step: &Step, run: &RunCommand, options: &mut ExecOptions) -> Result<(), CompileError> {
+        for (written, from) in run.mounts.iter().zip(&step.from) {
+            let lexer = Lexer::new(self.escape());
+            let state = self.built.state.clone();
+            let mut expand = |text: &str| lexer.expand(text, &EnvOf(&state)).map(|e| e.text);
+            let mount = MountSpec::parse(written, &mut expand).map_err(CompileError::new)?;
+            match mount.kind {
+                MountType::Secret => options.secrets.push(secret(&mount)?),
+                MountType::Ssh => options.ssh.push(ssh(&mount)),
+                MountType::Tmpfs => {
+                    let target = self.target(&mount)?;
+                    let size_bytes = mount.size.unwrap_or(0);
+                    options.mounts.push(MountOptions::new(target, Attached::Tmpfs { size_bytes }));
+                }
+                MountType::Bind | MountType::Cache => {
+                    let mounted = self.file_mount(&mount, *from)?;
+                    options.mounts.push(mounted);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn target(&self, mount: &MountSpec) -> Result<String, CompileError> {
+        let written = mount.target.as_deref().unwrap_or_default();
+        let target = if written.starts_with('/') || written.is_empty() {
+            paths::clean_rooted(written)
+        } else {
+            paths::clean_rooted(&format!("{}/{written}", self.built.state.get_dir()))
+        };
+        if target == "/" {
+            return Err(CompileError::new(format!("invalid mount target {}", crate::text::quote(&target))));
+        }
+        Ok(target)
+    }
+
+    fn file_mount(&mut self, mount: &MountSpec, from: From) -> Result<MountOptions, CompileError> {
+        let target = self.target(mount)?;
+        let source = mount.source.as_deref().map(paths::clean_rooted).unwrap_or_default();
+        let state = self.cx.files(from, &[&source])?;
+        let mut selector = if source == "/" { String::new() } else { source };
+        let attached = if mount.kind == MountType::Cache {
+            let mut from = state;
+            if mount.from.is_none() && (mount.mode.is_some() || mount.uid.is_some() || mount.gid.is_some()) {
+                from = cache_directory(mount);
+                selector = "/cache".to_owned();
+            }
+            let id = mount.id.clone().filter(|id| !id.is_empty()).unwrap_or_else(|| target.clone());
+            let id = format!("{}/{id}", self.cx.options.cache_namespace);
+            Attached::Cache { from, id, sharing: sharing(mount.sharing) }
+        } else {
+            Attached::Bind(state)
+        };
+        let bind = mount.kind == MountType::Bind;
+        let mut options = MountOptions::new(target, attached);
+        options.selector = selector;
+        options.readonly = mount.readonly.unwrap_or(bind);
+        options.no_output = bind && !options.readonly;
+        Ok(options)
+    }
+}
+
+fn sharing(sharing: Sharing) -> CacheSharing {
+    match sharing {
+        Sharing::Shared => CacheSharing::Shared,
+        Sharing::Private => CacheSharing::Private,
+        Sharing::Locked => CacheSharing::Locked,
+    }
+}
+
+/// A cache's first state, when its owner or mode are given.
+fn cache_directory(mount: &MountSpec) -> State {
+    let owned = mount.uid.is_some() || mount.gid.is_some();
+    let action = MkdirAction {
+        path: "/cache".to_owned(),
+        mode: mount.mode.unwrap_or(0o755),
+        owner: owned.then(|| Chown::ids(mount.uid.unwrap_or(0), mount.gid.unwrap_or(0))),
+        ..MkdirAction::default()
+    };
+    let constraints = Constraints::default().custom_name("[internal] setting cache mount permissions");
+    State::scratch().file(FileActions::new().mkdir(action), constraints)
+}
+
+fn secret(mount: &MountSpec) -> Result<SecretOptions, CompileError> {
+    let target = mount.target.clone().filter(|target| !target.is_empty());
+    let id = match mount.id.clone().filter(|id| !id.is_empty()) {
+        Some(id) => id,
+        None => match &target {
+            Some(target) => paths::base(target).to_owned(),
+            None => return Err(CompileError::new("one of source, target required")),
+        },
+    };
+    let target = match target {
+        Some(target) => Some(target),
+        None if mount.env.is_some() => None,
+        None => Some(format!("/run/secrets/{}", paths::base(&id))),
+    };
+    Ok(SecretOptions {
+        id,
+        target,
+        env: mount.env.clone(),
+        uid: mount.uid.unwrap_or(0),
+        gid: mount.gid.unwrap_or(0),
+        mode: mount.mode.unwrap_or(0o400),
+        optional: !mount.required,
+    })
+}
+
+fn ssh(mount: &MountSpec) -> SshOptions {
+    SshOptions {
+        id: mount.id.clone().unwrap_or_default(),
+        target: mount.target.clone().filter(|target| !target.is_empty()),
+        uid: mount.uid.unwrap_or(0),
+        gid: mount.gid.unwrap_or(0),
+        mode: mount.mode.unwrap_or(0o600),
+        optional: !mount.required,
+    }
+}
+
+/// The command of a RUN with its documents put in, and the script that must be mounted for it.
+fn script_of(run: &RunCommand) -> (ShellForm, Option<&Inline>) {
+    let [first, ..] = run.inline.as_slice() else { return (run.form.clone(), None) };
+    let text = run.form.words.join(" ");
+    let shell = |text: String| ShellForm { words: vec![text], shell: true };
+    if run.inline.len() == 1 && is_heredoc(&text) {
+        if first.text.starts_with("#!") {
+            return (shell(format!("{SCRIPTS}{}", first.name)), Some(first));
+        }
+        return (shell(first.text.clone()), None);
+    }
+    let mut full = text;
+    for document in &run.inline {
+        full.push('\n');
+        full.push_str(&document.raw);
+        full.push_str(&document.name);
+    }
+    (shell(full), None)
+}
+
+fn script_mount(script: &Inline) -> MountOptions {
+    let action = MkfileAction {
+        path: format!("/{}", script.name),
+        mode: 0o755,
+        data: script.text.clone().into(),
+        ..MkfileAction::default()
+    };
+    let constraints = Constraints::default().custom_name("[internal] preparing inline document");
+    let state = State::scratch().file(FileActions::new().mkfile(action), constraints);
+    let mut mount = MountOptions::bind(SCRIPTS, state);
+    mount.selector = "/".to_owned();
+    mount.readonly = true;
+    mount
+}
+
+/// ` (first line...)` for a RUN that is one document.
+fn summary(run: &RunCommand) -> String {
+    let [document] = run.inline.as_slice() else { return String::new() };
+    if !is_heredoc(&run.form.words.join(" ")) {
+        return String::new();
+    }
+    let mut lines = document.text.trim().lines();
+    let Some(first) = lines.next() else { return String::new() };
+    let cut = first.chars().take(MAX_SUMMARY).collect::<String>();
+    let more = if lines.next().is_some() || cut.len() < first.len() { "..." } else { "" };
+    format!(" ({cut}{more})")
+}

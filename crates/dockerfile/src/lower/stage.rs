@@ -1,0 +1,207 @@
+use rbuild_llb::{Constraints, ProgressGroup, State};
+use rbuild_oci::{ImageConfig, Platform};
+
+use super::Lowering;
+use crate::parse::Command;
+use crate::plan::{Base, Stage, StageId, Step};
+use crate::shell::{Lexer, Variables};
+use crate::{CompileError, text};
+
+/// The description's key for the instruction as it is written.
+const COMMAND_KEY: &str = "com.docker.dockerfile.v1.command";
+/// What a process finds when nobody says otherwise.
+pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A lowered stage.
+#[derive(Debug, Clone)]
+pub(crate) struct Built {
+    pub(super) state: State,
+    pub(super) image: ImageConfig,
+    pub(super) base: Option<ImageConfig>,
+    pub(super) platform: Platform,
+    /// CMD was set in this stage or one it is based on within the file.
+    pub(super) cmd_set: bool,
+}
+
+/// A stage while it is lowered.
+pub(super) struct StageLowering<'a, 'b> {
+    pub(super) cx: &'b mut Lowering<'a>,
+    pub(super) stage: &'a Stage,
+    pub(super) built: Built,
+    /// ARGs so far, with their values.
+    pub(super) args: Vec<(String, Option<String>)>,
+    /// Number of the step that is lowered.
+    number: usize,
+    total: usize,
+    pub(super) ignore_cache: bool,
+}
+
+/// Variables as a state has them.
+pub(super) struct EnvOf<'a>(pub(super) &'a State);
+
+impl Variables for EnvOf<'_> {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get_env(name)
+    }
+    fn names(&self) -> Vec<&str> {
+        self.0.env().iter().map(|(name, _)| name.as_str()).collect()
+    }
+}
+
+fn makes_step(command: &Command) -> bool {
+    matches!(command, Command::Add(_) | Command::Copy(_) | Command::Run(_) | Command::Workdir(_))
+}
+
+impl<'a> Lowering<'a> {
+    pub(super) fn stage(&mut self, id: StageId) -> Result<Built, CompileError> {
+        let plan = self.plan;
+        let stage = &plan.stages[id];
+        let steps = stage.steps.iter().filter(|step| makes_step(&step.instruction.command)).count();
+        let has_base = !matches!(stage.base, Base::Scratch | Base::Stage(_));
+        let total = steps + usize::from(has_base);
+        let (mut number, mut ignore_cache) = (0, false);
+        if !stage.implicit {
+            ignore_cache = self.options.ignores_cache(&stage.shown);
+        }
+        let name = stage_name(self, stage, (&stage.platform, None), 1, total);
+        let (built, is_step) = self.base(stage, &name)?;
+        number += usize::from(is_step);
+        let mut lowering =
+            StageLowering { cx: self, stage, built, args: Vec::new(), number, total, ignore_cache };
+        for step in &stage.steps {
+            lowering.step(step).map_err(|error| error.or_at(step.instruction.lines))?;
+        }
+        Ok(lowering.built)
+    }
+}
+
+/// `[platform stage n/m] `.
+fn stage_name(
+    cx: &Lowering<'_>,
+    stage: &Stage,
+    (platform, target): (&Platform, Option<String>),
+    number: usize,
+    total: usize,
+) -> String {
+    let mut name = String::from("[");
+    if cx.options.show_platforms {
+        name.push_str(&platform.to_string());
+        if let Some(target) = target {
+            name.push_str("->");
+            name.push_str(&target);
+        }
+        name.push(' ');
+    }
+    if cx.plan.stages.len() > 1 {
+        name.push_str(&stage.shown);
+        name.push(' ');
+    }
+    format!("{name}{number}/{total}] ")
+}
+
+impl StageLowering<'_, '_> {
+    fn step(&mut self, step: &Step) -> Result<(), CompileError> {
+        let instruction = &step.instruction;
+        if makes_step(&instruction.command) {
+            self.number += 1;
+        }
+        match &instruction.command {
+            Command::Env(pairs) => self.env(pairs),
+            Command::Label(pairs) => self.label(pairs),
+            Command::Maintainer(name) => self.maintainer(name),
+            Command::Add(copy) => self.copy(step, copy, true),
+            Command::Copy(copy) => self.copy(step, copy, false),
+            Command::Onbuild(text) => {
+                self.built.image.config.on_build.push(text.clone());
+                Ok(())
+            }
+            Command::Workdir(path) => self.workdir(step, path),
+            Command::Run(run) => self.run(step, run),
+            Command::Cmd(form) => self.cmd(form),
+            Command::Entrypoint(form) => self.entrypoint(form),
+            Command::Healthcheck(check) => self.healthcheck(check),
+            Command::Expose(ports) => self.expose(ports),
+            Command::User(user) => self.user(user),
+            Command::Volume(paths) => self.volume(paths),
+            Command::StopSignal(signal) => self.stop_signal(signal),
+            Command::Arg(args) => self.arg(args),
+            Command::Shell(words) => self.shell(words),
+        }
+    }
+
+    pub(super) fn escape(&self) -> char {
+        self.cx.plan.escape
+    }
+
+    /// A value with its variables expanded and its quotes resolved.
+    pub(super) fn expand(&self, text: &str) -> Result<String, CompileError> {
+        let expanded = Lexer::new(self.escape()).expand(text, &EnvOf(&self.built.state));
+        expanded.map(|e| e.text).map_err(CompileError::new)
+    }
+
+    /// A value as words.
+    pub(super) fn expand_words(&self, text: &str) -> Result<Vec<String>, CompileError> {
+        let expanded = Lexer::new(self.escape()).expand(text, &EnvOf(&self.built.state));
+        expanded.map(|e| e.words).map_err(CompileError::new)
+    }
+
+    /// The name of a step: its place, then the instruction with known variables filled in.
+    pub(super) fn step_name(&self, text: &str) -> String {
+        self.place() + &self.shown(text)
+    }
+
+    /// `[stage n/m] `.
+    pub(super) fn place(&self) -> String {
+        let platforms = (&self.built.platform, foreign_target(&self.built));
+        stage_name(self.cx, self.stage, platforms, self.number, self.total)
+    }
+
+    /// The instruction as progress shows it.
+    pub(super) fn shown(&self, text: &str) -> String {
+        let lexer = Lexer::raw(self.escape());
+        let env = EnvOf(&self.built.state);
+        let filled = lexer.expand(text, &env).map_or_else(|_| text.to_owned(), |e| e.text);
+        text::uppercase_first_word(&filled)
+    }
+
+    /// Constraints of a vertex that an instruction makes.
+    pub(super) fn constraints(&self, step: &Step, name: String) -> Constraints {
+        let constraints = Constraints::default()
+            .custom_name(name)
+            .location(self.cx.source.location(step.instruction.lines));
+        if self.ignore_cache { constraints.ignore_cache() } else { constraints }
+    }
+
+    pub(super) fn group(&self, name: &str, weak: bool) -> ProgressGroup {
+        let id = rbuild_digest::Digest::of(format!("{name}\0{}", self.stage.shown)).hex();
+        ProgressGroup { id: id[..25].to_owned(), name: name.to_owned(), weak }
+    }
+}
+
+/// The platform that a step on another one makes something for, as far as it was told (`ARG TARGETARCH`).
+fn foreign_target(built: &Built) -> Option<String> {
+    let given = |name: &str| built.state.get_env(name).filter(|value| !value.is_empty());
+    let own = &built.platform;
+    let mut target = own.clone();
+    if let Some(platform) = given("TARGETPLATFORM").and_then(|text| Platform::parse(text).ok()) {
+        target = platform;
+    }
+    if let Some(os) = given("TARGETOS") {
+        os.clone_into(&mut target.os);
+    }
+    if let Some(architecture) = given("TARGETARCH") {
+        architecture.clone_into(&mut target.architecture);
+        target.variant = given("TARGETVARIANT").unwrap_or_default().to_owned();
+    }
+    if target.os != own.os {
+        return Some(target.to_string());
+    }
+    let same = target.architecture == own.architecture && target.variant == own.variant;
+    let variant = if target.variant.is_empty() { String::new() } else { format!("/{}", target.variant) };
+    (!same).then(|| format!("{}{variant}", target.architecture))
+}
+
+/// Adds the instruction as it is written.
+pub(super) fn with_command(constraints: Constraints, text: &str) -> Constraints {
+    constraints.description(COMMAND_KEY, text)
+}

@@ -1,0 +1,250 @@
+//! `RUN --mount=…`: its options as they are written, then with variables expanded.
+
+use crate::suggest;
+
+/// Where a mount's files come from, told before variables are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MountSource {
+    /// It has no files.
+    Nothing,
+    /// The build context.
+    Context,
+    /// An empty directory.
+    Empty,
+    /// A stage or an image.
+    Named(String),
+}
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct MountSpec {
+    pub(crate) kind: MountType,
+    pub(crate) from: Option<String>,
+    pub(crate) source: Option<String>,
+    pub(crate) target: Option<String>,
+    pub(crate) readonly: Option<bool>,
+    pub(crate) size: Option<i64>,
+    pub(crate) id: Option<String>,
+    pub(crate) sharing: Sharing,
+    pub(crate) required: bool,
+    pub(crate) env: Option<String>,
+    pub(crate) mode: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+}
+
+/// Kinds of mounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum MountType {
+    #[default]
+    Bind,
+    Cache,
+    Tmpfs,
+    Secret,
+    Ssh,
+}
+
+/// Who may use a cache at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Sharing {
+    #[default]
+    Shared,
+    Private,
+    Locked,
+}
+
+const TYPES: [(&str, MountType); 5] = [
+    ("bind", MountType::Bind),
+    ("cache", MountType::Cache),
+    ("tmpfs", MountType::Tmpfs),
+    ("secret", MountType::Secret),
+    ("ssh", MountType::Ssh),
+];
+
+const KEYS: [&str; 18] = [
+    "type", "from", "source", "target", "readonly", "id", "sharing", "required", "size", "mode", "uid", "gid", "src",
+    "dst", "destination", "ro", "rw", "readwrite",
+];
+
+/// Splits `a=b,c` as a line of CSV: fields may be quoted, a doubled quote is one.
+fn csv_fields(line: &str) -> Result<Vec<String>, String> {
+    let mut fields = Vec::new();
+    let mut chars = line.chars().peekable();
+    loop {
+        let mut field = String::new();
+        if chars.peek() == Some(&'"') {
+            chars.next();
+            loop {
+                match chars.next() {
+                    None => return Err("failed to parse csv mounts: extraneous or missing \" in quoted-field".into()),
+                    Some('"') if chars.peek() == Some(&'"') => {
+                        chars.next();
+                        field.push('"');
+                    }
+                    Some('"') => break,
+                    Some(c) => field.push(c),
+                }
+            }
+            if !matches!(chars.peek(), None | Some(',')) {
+                return Err("failed to parse csv mounts: extraneous or missing \" in quoted-field".into());
+            }
+        } else {
+            while let Some(c) = chars.next_if(|c| *c != ',') {
+                if c == '"' {
+                    return Err("failed to parse csv mounts: bare \" in non-quoted field".into());
+                }
+                field.push(c);
+            }
+        }
+        fields.push(field);
+        if chars.next().is_none() {
+            return Ok(fields);
+        }
+    }
+}
+
+fn key_value(field: &str) -> (String, Option<&str>) {
+    match field.split_once('=') {
+        Some((key, value)) => (key.to_lowercase(), Some(value)),
+        None => (field.to_lowercase(), None),
+    }
+}
+
+/// Where a mount's files come from. Mistakes are found by [`MountSpec::parse`].
+pub(crate) fn mount_source(written: &str) -> MountSource {
+    let fields = csv_fields(written).unwrap_or_default();
+    let mut kind = "bind".to_owned();
+    let mut from = None;
+    for field in &fields {
+        match key_value(field) {
+            (key, Some(value)) if key == "type" => kind = value.to_lowercase(),
+            (key, Some(value)) if key == "from" && !value.is_empty() => from = Some(value.to_owned()),
+            _ => {}
+        }
+    }
+    match (kind.as_str(), from) {
+        ("bind" | "cache", Some(name)) => MountSource::Named(name),
+        ("bind", None) => MountSource::Context,
+        ("cache", None) => MountSource::Empty,
+        _ => MountSource::Nothing,
+    }
+}
+
+impl MountSpec {
+    /// Parses a mount. `expand` resolves the variables of one value.
+    pub(crate) fn parse(
+        written: &str,
+        expand: &mut dyn FnMut(&str) -> Result<String, String>,
+    ) -> Result<Self, String> {
+        let mut mount = Self::default();
+        for field in csv_fields(written)? {
+            let (key, value) = key_value(&field);
+            match value {
+                None => mount.set_flag(&key, &field)?,
+                Some(value) => {
+                    let value = if key == "from" { value.to_owned() } else { expand(value)? };
+                    mount.set(&key, &value, &field)?;
+                }
+            }
+        }
+        mount.check()?;
+        Ok(mount)
+    }
+
+    fn set_flag(&mut self, key: &str, field: &str) -> Result<(), String> {
+        match key {
+            "readonly" | "ro" => self.readonly = Some(true),
+            "readwrite" | "rw" => self.readonly = Some(false),
+            "required" => self.required = true,
+            _ => {
+                return if KEYS.contains(&key) || key == "env" {
+                    Err(format!("invalid field '{field}' must be a key=value pair"))
+                } else {
+                    let hint = suggest::hint(key, KEYS, true);
+                    Err(format!("invalid field '{field}' must be a key=value pair{hint}"))
+                };
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: &str, value: &str, field: &str) -> Result<(), String> {
+        let invalid = || format!("invalid value for {key}: {value}");
+        let flag = || match value {
+            "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+            "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+            _ => Err(invalid()),
+        };
+        match key {
+            "type" => self.kind = mount_type(value)?,
+            "from" => self.from = Some(value.to_owned()),
+            "source" | "src" => self.source = Some(value.to_owned()),
+            "target" | "dst" | "destination" => self.target = Some(value.to_owned()),
+            "readonly" | "ro" => self.readonly = Some(flag()?),
+            "readwrite" | "rw" => self.readonly = Some(!flag()?),
+            "required" => {
+                if !matches!(self.kind, MountType::Secret | MountType::Ssh) {
+                    return Err(format!("unexpected key '{key}' for mount type '{}'", self.kind.name()));
+                }
+                self.required = flag()?;
+            }
+            "size" => {
+                if self.kind != MountType::Tmpfs {
+                    return Err(format!("unexpected key '{key}' for mount type '{}'", self.kind.name()));
+                }
+                self.size = Some(crate::bytes::parse_size(value).ok_or_else(invalid)?);
+            }
+            "id" => self.id = Some(value.to_owned()),
+            "sharing" => {
+                self.sharing = match value.to_lowercase().as_str() {
+                    "shared" => Sharing::Shared,
+                    "private" => Sharing::Private,
+                    "locked" => Sharing::Locked,
+                    other => {
+                        let hint = suggest::hint(other, ["private", "shared", "locked"], true);
+                        return Err(format!("unsupported sharing value {}{hint}", crate::text::quote(other)));
+                    }
+                }
+            }
+            "mode" => self.mode = Some(u32::from_str_radix(value, 8).map_err(|_| number("mode", value))?),
+            "uid" => self.uid = Some(value.parse().map_err(|_| number("uid", value))?),
+            "gid" => self.gid = Some(value.parse().map_err(|_| number("gid", value))?),
+            "env" => self.env = Some(value.to_owned()),
+            _ => {
+                let hint = suggest::hint(key, KEYS, true);
+                return Err(format!("unexpected key '{key}' in '{field}'{hint}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let caches = self.kind == MountType::Cache;
+        if self.sharing != Sharing::Shared && !caches {
+            return Err(format!("invalid cache sharing set for {} mount", self.kind.name()));
+        }
+        if self.env.is_some() && self.kind != MountType::Secret {
+            return Err(format!("unexpected key 'env' for mount type '{}'", self.kind.name()));
+        }
+        Ok(())
+    }
+}
+
+fn number(key: &str, value: &str) -> String {
+    format!("invalid value {value} for {key}")
+}
+
+fn mount_type(value: &str) -> Result<MountType, String> {
+    let lower = value.to_lowercase();
+    TYPES.iter().find(|(name, _)| *name == lower).map(|(_, kind)| *kind).ok_or_else(|| {
+        let hint = suggest::hint(&lower, TYPES.iter().map(|(name, _)| *name), true);
+        format!("unsupported mount type {}{hint}", crate::text::quote(value))
+    })
+}
+
+impl MountType {
+    /// As it is written.
+    pub(crate) fn name(self) -> &'static str {
+        TYPES.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+    }
+}

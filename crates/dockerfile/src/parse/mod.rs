@@ -1,0 +1,39 @@
+//! First pass: bytes to instructions with their lines. Knows the syntax of every instruction and nothing of
+//! what they do; variables stay as they are written.
+
+mod command;
+mod directive;
+mod flags;
+mod heredoc;
+mod lines;
+mod node;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub(crate) use heredoc::is_heredoc;
+pub(crate) use command::{
+    ArgCommand, Command, CopyCommand, Inline, HealthCommand, Pair, RunCommand, ShellForm, parse_command,
+};
+pub(crate) use directive::detect_syntax;
+pub(crate) use node::{parse_node, parse_nodes};
+pub(crate) use stage::{Instruction, Parsed, StageSource, parse_stages};
+
+use crate::CompileError;
+use crate::source::Lines;
+
+/// Something about the text that works but should not be written so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ParseWarning {
+    pub(crate) lines: Lines,
+    pub(crate) short: String,
+    pub(crate) detail: &'static str,
+    pub(crate) url: &'static str,
+}
+
+/// Parses a whole Dockerfile.
+pub(crate) fn parse(text: &[u8]) -> Result<Parsed, CompileError> {
+    let file = parse_nodes(text)?;
+    parse_stages(file)
+}

@@ -1,0 +1,272 @@
+use super::directive::Directives;
+use super::heredoc::{Heredoc, heredocs_of};
+use super::lines::{LineReader, MAX_FILE_BYTES, continued, is_comment, trim_newline};
+use super::words::{JsonWords, fields, json_words, quoted_fields, split_flags};
+use super::ParseWarning;
+use crate::CompileError;
+use crate::source::Lines;
+use crate::suggest;
+
+/// All instructions.
+pub(crate) const KEYWORDS: [&str; 18] = [
+    "add", "arg", "cmd", "copy", "entrypoint", "env", "expose", "from", "healthcheck", "label", "maintainer",
+    "onbuild", "run", "shell", "stopsignal", "user", "volume", "workdir",
+];
+
+/// One instruction, split into words by the rules of its keyword.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// Lower case.
+    pub(crate) keyword: String,
+    /// As it is written, continuations joined.
+    pub(crate) original: String,
+    /// The words that begin with `--`.
+    pub(crate) flags: Vec<String>,
+    /// The other words.
+    pub(crate) args: NodeArgs,
+    /// The documents below.
+    pub(crate) heredocs: Vec<Heredoc>,
+    /// Where it stands, heredocs included.
+    pub(crate) lines: Lines,
+}
+
+/// The words of an instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NodeArgs {
+    /// Plain words.
+    Words(Vec<String>),
+    /// The words of a JSON array.
+    Json(Vec<String>),
+    /// Names with values.
+    Pairs(Vec<(String, String)>),
+    /// The instruction behind ONBUILD.
+    Nested(Box<Node>),
+}
+
+/// A parsed file before its instructions are understood.
+#[derive(Debug, Default)]
+pub(crate) struct NodeFile {
+    pub(crate) directives: Directives,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) warnings: Vec<ParseWarning>,
+    pub(crate) line_count: u32,
+}
+
+/// Splits a Dockerfile into instructions.
+pub(crate) fn parse_nodes(text: &[u8]) -> Result<NodeFile, CompileError> {
+    if text.len() > MAX_FILE_BYTES {
+        let size = text.len();
+        return Err(CompileError::new(format!("dockerfile has {size} bytes, at most {MAX_FILE_BYTES} are allowed")));
+    }
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let text = String::from_utf8_lossy(text);
+    let directives = Directives::parse(text.lines())?;
+    let escape = directives.escape;
+    let mut file = NodeFile { directives, ..NodeFile::default() };
+    let mut reader = LineReader::new(&text);
+    while let Some(line) = reader.next()? {
+        let first = reader.number;
+        let line = trim_newline(line).trim_start();
+        if line.is_empty() || is_comment(line) {
+            continue;
+        }
+        let joined = join_continued(line, &mut reader, escape, &mut file.warnings)?;
+        let mut lines = Lines { first, last: reader.number };
+        let mut node = parse_node(&joined, escape, lines)?;
+        read_heredocs(&mut node, &joined, &mut reader, escape)?;
+        lines.last = reader.number;
+        node.lines = lines;
+        file.nodes.push(node);
+    }
+    file.line_count = reader.number;
+    if file.nodes.is_empty() {
+        return Err(CompileError::at(Lines::one(reader.number.max(1)), "file with no instructions"));
+    }
+    Ok(file)
+}
+
+/// Joins a line with those that continue it; comments between them are dropped.
+fn join_continued(
+    first: &str,
+    reader: &mut LineReader<'_>,
+    escape: char,
+    warnings: &mut Vec<ParseWarning>,
+) -> Result<String, CompileError> {
+    let Some(body) = continued(first, escape) else { return Ok(first.to_owned()) };
+    let mut joined = body.to_owned();
+    let mut empty_line = None;
+    while let Some(line) = reader.next()? {
+        let line = trim_newline(line);
+        if is_comment(line) {
+            continue;
+        }
+        if line.trim_start().is_empty() {
+            empty_line = Some(reader.number);
+            continue;
+        }
+        match continued(line, escape) {
+            Some(body) => joined.push_str(body),
+            None => {
+                joined.push_str(line);
+                break;
+            }
+        }
+    }
+    if empty_line.is_some() {
+        let number = reader.number;
+        warnings.push(ParseWarning {
+            lines: Lines::one(number),
+            short: format!("NoEmptyContinuation: Empty continuation line (line {number})"),
+            detail: "Empty continuation lines will become errors in a future release",
+            url: "https://docs.docker.com/go/dockerfile/rule/no-empty-continuation/",
+        });
+    }
+    Ok(joined)
+}
+
+/// Reads the documents that an instruction announces.
+fn read_heredocs(
+    node: &mut Node,
+    joined: &str,
+    reader: &mut LineReader<'_>,
+    escape: char,
+) -> Result<(), CompileError> {
+    let target = match &mut node.args {
+        NodeArgs::Nested(inner) => inner.as_mut(),
+        _ => node,
+    };
+    if !matches!(target.keyword.as_str(), "add" | "copy" | "run") {
+        return Ok(());
+    }
+    for mut heredoc in heredocs_of(joined, escape) {
+        loop {
+            let Some(line) = reader.next()? else {
+                let lines = Lines { first: target.lines.first, last: reader.number };
+                return Err(CompileError::at(lines, "unterminated heredoc"));
+            };
+            if heredoc.ends_with(line) {
+                break;
+            }
+            heredoc.content.push_str(line);
+        }
+        target.heredocs.push(heredoc);
+    }
+    target.lines.last = reader.number;
+    Ok(())
+}
+
+/// Parses one instruction on one (joined) line.
+pub(crate) fn parse_node(line: &str, escape: char, lines: Lines) -> Result<Node, CompileError> {
+    let line = line.trim();
+    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let keyword = word.to_lowercase();
+    let rest = rest.trim();
+    let (flags, rest) = split_flags(rest, escape);
+    let args = match keyword.as_str() {
+        "onbuild" => nested(rest, escape, lines)?,
+        "add" | "copy" | "volume" => match json_words(rest) {
+            JsonWords::Words(words) => NodeArgs::Json(words),
+            JsonWords::NotStrings => return Err(not_strings(lines)),
+            JsonWords::No => NodeArgs::Words(fields(rest)),
+        },
+        "cmd" | "entrypoint" | "run" | "shell" => command_words(rest, lines)?,
+        "env" | "label" => NodeArgs::Pairs(pairs(&keyword, rest, escape).map_err(|m| CompileError::at(lines, m))?),
+        "arg" => NodeArgs::Words(quoted_fields(rest, escape)),
+        "healthcheck" => health_words(rest, lines)?,
+        "maintainer" | "stopsignal" | "user" | "workdir" => NodeArgs::Words(whole(rest)),
+        _ => NodeArgs::Words(fields(rest)),
+    };
+    Ok(Node { keyword, original: line.to_owned(), flags, args, heredocs: Vec::new(), lines })
+}
+
+/// The error for a word that is no instruction; the suggestion follows the word's case.
+pub(crate) fn unknown_instruction(node: &Node) -> CompileError {
+    let word = node.original.split_whitespace().next().unwrap_or_default();
+    let upper = !word.is_empty() && word.chars().all(|c| !c.is_lowercase());
+    let hint = suggest::nearest(word, KEYWORDS, false).map_or_else(String::new, |near| {
+        let near = if upper { near.to_uppercase() } else { near.to_owned() };
+        format!(" (did you mean {near}?)")
+    });
+    CompileError::syntax(node.lines, format!("unknown instruction: {word}{hint}"))
+}
+
+fn not_strings(lines: Lines) -> CompileError {
+    CompileError::at(lines, "when using JSON array syntax, arrays must be comprised of strings only")
+}
+
+fn whole(rest: &str) -> Vec<String> {
+    if rest.is_empty() { Vec::new() } else { vec![rest.to_owned()] }
+}
+
+fn nested(rest: &str, escape: char, lines: Lines) -> Result<NodeArgs, CompileError> {
+    if rest.is_empty() {
+        return Ok(NodeArgs::Words(Vec::new()));
+    }
+    // A chain of ONBUILDs is refused later; parsing it must not recurse with its length.
+    let (word, tail) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    if word.eq_ignore_ascii_case("onbuild") {
+        let node = Node {
+            keyword: "onbuild".to_owned(),
+            original: rest.to_owned(),
+            flags: Vec::new(),
+            args: NodeArgs::Words(whole(tail)),
+            heredocs: Vec::new(),
+            lines,
+        };
+        return Ok(NodeArgs::Nested(Box::new(node)));
+    }
+    Ok(NodeArgs::Nested(Box::new(parse_node(rest, escape, lines)?)))
+}
+
+fn command_words(rest: &str, lines: Lines) -> Result<NodeArgs, CompileError> {
+    if rest.is_empty() {
+        return Ok(NodeArgs::Words(Vec::new()));
+    }
+    match json_words(rest) {
+        JsonWords::Words(words) => Ok(NodeArgs::Json(words)),
+        JsonWords::NotStrings => Err(not_strings(lines)),
+        JsonWords::No => Ok(NodeArgs::Words(vec![rest.to_owned()])),
+    }
+}
+
+/// The type, then a command in either form.
+fn health_words(rest: &str, lines: Lines) -> Result<NodeArgs, CompileError> {
+    let (kind, command) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    if kind.is_empty() {
+        return Ok(NodeArgs::Words(Vec::new()));
+    }
+    Ok(match command_words(command.trim(), lines)? {
+        NodeArgs::Json(mut words) => {
+            words.insert(0, kind.to_owned());
+            NodeArgs::Json(words)
+        }
+        NodeArgs::Words(mut words) => {
+            words.insert(0, kind.to_owned());
+            NodeArgs::Words(words)
+        }
+        other => other,
+    })
+}
+
+/// `name=value …`, or the old form of one name and the rest of the line.
+fn pairs(keyword: &str, rest: &str, escape: char) -> Result<Vec<(String, String)>, String> {
+    let words = quoted_fields(rest, escape);
+    let Some(first) = words.first() else { return Ok(Vec::new()) };
+    if !first.contains('=') {
+        let mut parts = rest.splitn(2, char::is_whitespace);
+        let (Some(name), Some(value)) = (parts.next(), parts.next()) else {
+            return Err(format!("{} must have two arguments", keyword.to_uppercase()));
+        };
+        return Ok(vec![(name.to_owned(), value.trim_start().to_owned())]);
+    }
+    words
+        .iter()
+        .map(|word| match word.split_once('=') {
+            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            None => Err(format!(
+                "Syntax error - can't find = in {}. Must be of the form: name=value",
+                crate::text::quote(word)
+            )),
+        })
+        .collect()
+}

@@ -1,0 +1,113 @@
+use super::command::{ArgCommand, Command, parse_command};
+use super::directive::Directives;
+use super::flags::{FlagKind, Flags};
+use super::node::{KEYWORDS, Node, NodeArgs, NodeFile, unknown_instruction};
+use super::ParseWarning;
+use crate::CompileError;
+use crate::source::Lines;
+
+/// A whole Dockerfile.
+#[derive(Debug, Default)]
+pub(crate) struct Parsed {
+    pub(crate) directives: Directives,
+    /// ARGs before the first FROM.
+    pub(crate) global_args: Vec<GlobalArg>,
+    pub(crate) stages: Vec<StageSource>,
+    pub(crate) warnings: Vec<ParseWarning>,
+}
+
+/// One ARG before the first FROM.
+#[derive(Debug, Clone)]
+pub(crate) struct GlobalArg {
+    pub(crate) args: Vec<ArgCommand>,
+    pub(crate) lines: Lines,
+}
+
+/// A stage as it is written.
+#[derive(Debug, Clone)]
+pub(crate) struct StageSource {
+    pub(crate) from: FromCommand,
+    pub(crate) instructions: Vec<Instruction>,
+}
+
+/// FROM.
+#[derive(Debug, Clone)]
+pub(crate) struct FromCommand {
+    pub(crate) base: String,
+    /// Lower case; empty if it has none.
+    pub(crate) name: String,
+    pub(crate) platform: String,
+    pub(crate) original: String,
+    pub(crate) lines: Lines,
+}
+
+/// An instruction of a stage.
+#[derive(Debug, Clone)]
+pub(crate) struct Instruction {
+    pub(crate) command: Command,
+    /// As it is written, continuations joined.
+    pub(crate) original: String,
+    pub(crate) lines: Lines,
+}
+
+/// Understands the instructions and groups them by stages.
+pub(crate) fn parse_stages(file: NodeFile) -> Result<Parsed, CompileError> {
+    let mut parsed =
+        Parsed { directives: file.directives, warnings: file.warnings, ..Parsed::default() };
+    for node in &file.nodes {
+        if !KEYWORDS.contains(&node.keyword.as_str()) {
+            return Err(unknown_instruction(node));
+        }
+        if node.keyword == "from" {
+            let from = parse_from(node)?;
+            parsed.stages.push(StageSource { from, instructions: Vec::new() });
+            continue;
+        }
+        let command = parse_command(node)?;
+        match (parsed.stages.last_mut(), command) {
+            (Some(stage), command) => stage.instructions.push(Instruction {
+                command,
+                original: node.original.clone(),
+                lines: node.lines,
+            }),
+            (None, Command::Arg(args)) => parsed.global_args.push(GlobalArg { args, lines: node.lines }),
+            (None, _) => return Err(CompileError::at(node.lines, "no build stage in current context")),
+        }
+    }
+    if parsed.stages.is_empty() {
+        return Err(CompileError::new("dockerfile contains no stages to build"));
+    }
+    Ok(parsed)
+}
+
+fn parse_from(node: &Node) -> Result<FromCommand, CompileError> {
+    let words: &[String] = match &node.args {
+        NodeArgs::Words(words) => words,
+        _ => &[],
+    };
+    let (base, name) = match words {
+        [base] => (base, String::new()),
+        [base, word, name] if word.eq_ignore_ascii_case("as") => (base, name.to_lowercase()),
+        _ => return Err(CompileError::syntax(node.lines, "FROM requires either one or three arguments")),
+    };
+    if !name.is_empty() && !is_stage_name(&name) {
+        let shown = crate::text::quote(&words[2]);
+        return Err(CompileError::syntax(
+            node.lines,
+            format!("invalid name for build stage: {shown}, name can't start with a number or contain symbols"),
+        ));
+    }
+    let flags = Flags::parse(&node.flags, &[("platform", FlagKind::Value)], node.lines)?;
+    Ok(FromCommand {
+        base: base.clone(),
+        name,
+        platform: flags.text("platform"),
+        original: node.original.clone(),
+        lines: node.lines,
+    })
+}
+
+fn is_stage_name(name: &str) -> bool {
+    let first = name.chars().next().is_some_and(|c| c.is_ascii_lowercase());
+    first && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.'))
+}

@@ -1,0 +1,323 @@
+use std::collections::BTreeMap;
+
+use rbuild_oci::{ImageRef, Platform};
+
+use super::{Base, BaseImage, From, GlobalArgs, Missing, Plan, Stage, StageId, Step};
+use crate::mounts::{MountSource, mount_source};
+use crate::parse::{Command, Instruction, Parsed, StageSource, parse_command, parse_node};
+use crate::shell::{Lexer, Variables};
+use crate::source::Lines;
+use crate::{CompileError, CompileOptions, suggest};
+
+/// The name of an empty base.
+const SCRATCH: &str = "scratch";
+
+/// Files with more stages than this are not written by people.
+const MAX_STAGES: usize = 10_000;
+
+impl Plan {
+    /// Plans a file. `contexts` are the names that the request defines.
+    pub(crate) fn new(
+        parsed: &Parsed,
+        options: &CompileOptions,
+        contexts: Vec<String>,
+    ) -> Result<Self, CompileError> {
+        let globals = GlobalArgs::new(parsed, options)?;
+        let escape = parsed.directives.escape;
+        let mut plan = Self { stages: Vec::new(), target: 0, globals, escape, contexts };
+        if parsed.stages.len() > MAX_STAGES {
+            return Err(CompileError::new(format!("dockerfile has more than {MAX_STAGES} stages")));
+        }
+        let mut names: BTreeMap<String, StageId> = BTreeMap::new();
+        for (index, source) in parsed.stages.iter().enumerate() {
+            let stage = plan.stage(index, source, options, &names)?;
+            if !stage.name.is_empty() {
+                names.insert(stage.name.clone(), index);
+            }
+            plan.stages.push(stage);
+        }
+        plan.target = plan.find_target(&options.target, &names)?;
+        for (index, source) in parsed.stages.iter().enumerate() {
+            if matches!(plan.stages[index].base, Base::Context(_)) && plan.stages[index].steps.is_empty() {
+                // A named context stands for the whole stage when it bears the stage's name.
+                if plan.context_named(&plan.stages[index].name).is_some() {
+                    continue;
+                }
+            }
+            let steps = plan.steps(index, &source.instructions, false)?;
+            plan.stages[index].steps = steps;
+        }
+        plan.trigger_stages()?;
+        Ok(plan)
+    }
+
+    fn stage(
+        &self,
+        index: StageId,
+        source: &StageSource,
+        options: &CompileOptions,
+        names: &BTreeMap<String, StageId>,
+    ) -> Result<Stage, CompileError> {
+        let from = &source.from;
+        let lexer = Lexer::new(self.escape);
+        let expand = |text: &str| {
+            lexer.expand(text, &self.globals).map(|e| e.text).map_err(|m| CompileError::at(from.lines, m))
+        };
+        let base_name = expand(&from.base)?;
+        if base_name.is_empty() {
+            let message = format!("base name ({}) should not be blank", from.base);
+            return Err(CompileError::at(from.lines, message));
+        }
+        let platform = self.platform(&from.platform, from.lines, options)?;
+        let base = self.base(&from.name, &base_name, names, from.lines)?;
+        let platform = match (&base, platform) {
+            (_, Some(platform)) => platform,
+            (Base::Stage(id), None) => self.stages[*id].platform.clone(),
+            (_, None) => options.target_platform.clone(),
+        };
+        Ok(Stage {
+            shown: if from.name.is_empty() { format!("stage-{index}") } else { from.name.clone() },
+            name: from.name.clone(),
+            base,
+            base_name,
+            platform,
+            original: from.original.clone(),
+            lines: Some(from.lines),
+            steps: Vec::new(),
+            triggered: false,
+            implicit: false,
+        })
+    }
+
+    fn platform(
+        &self,
+        written: &str,
+        lines: Lines,
+        options: &CompileOptions,
+    ) -> Result<Option<Platform>, CompileError> {
+        if written.is_empty() {
+            return Ok(None);
+        }
+        let expanded = Lexer::new(self.escape).expand(written, &self.globals);
+        let expanded = expanded.map_err(|message| CompileError::at(lines, message))?;
+        if expanded.text.is_empty() {
+            let hint = expanded.unset.iter().next().map_or_else(String::new, |unset| {
+                suggest::hint(unset, self.globals.names(), true)
+            });
+            return Err(CompileError::at(lines, format!("empty platform value from expression {written}{hint}")));
+        }
+        let known = [&options.build_platform, &options.target_platform];
+        if let Some(same) = known.into_iter().find(|platform| platform.to_string() == expanded.text) {
+            return Ok(Some(same.clone()));
+        }
+        let parsed = Platform::parse(&expanded.text);
+        parsed
+            .map(Some)
+            .map_err(|error| CompileError::at(lines, format!("failed to parse platform {}: {error}", expanded.text)))
+    }
+
+    fn base(
+        &self,
+        name: &str,
+        base: &str,
+        names: &BTreeMap<String, StageId>,
+        lines: Lines,
+    ) -> Result<Base, CompileError> {
+        if let Some(context) = self.context_named(name).or_else(|| self.context_named(base)) {
+            return Ok(Base::Context(context));
+        }
+        if let Some(id) = names.get(&base.to_lowercase()) {
+            return Ok(Base::Stage(*id));
+        }
+        if base == SCRATCH {
+            return Ok(Base::Scratch);
+        }
+        let reference = ImageRef::parse(base).map_err(|error| {
+            CompileError::at(lines, format!("failed to parse stage name {}: {error}", crate::text::quote(base)))
+        })?;
+        Ok(Base::Image(reference.tag_or_latest().to_string()))
+    }
+
+    /// The named context that a name of a stage or an image means.
+    fn context_named(&self, name: &str) -> Option<String> {
+        if name.is_empty() || self.contexts.is_empty() {
+            return None;
+        }
+        let canonical = |name: &str| ImageRef::parse(name).map(|r| r.tag_or_latest().to_string()).ok();
+        let wanted = canonical(name);
+        let same = |context: &&String| {
+            context.eq_ignore_ascii_case(name) || (wanted.is_some() && canonical(context) == wanted)
+        };
+        self.contexts.iter().find(same).cloned()
+    }
+
+    fn find_target(&self, target: &str, names: &BTreeMap<String, StageId>) -> Result<StageId, CompileError> {
+        if target.is_empty() {
+            return Ok(self.stages.len() - 1);
+        }
+        if let Some(id) = names.get(&target.to_lowercase()) {
+            return Ok(*id);
+        }
+        if let Some(id) = target.parse::<usize>().ok().filter(|id| *id < self.stages.len()) {
+            return Ok(id);
+        }
+        let hint = suggest::hint(target, names.keys().map(String::as_str), false);
+        let shown = crate::text::quote(target);
+        Err(CompileError::new(format!("target stage {shown} could not be found{hint}")))
+    }
+
+    /// Finds what instructions of a stage read from.
+    fn steps(
+        &mut self,
+        stage: StageId,
+        instructions: &[Instruction],
+        trigger: bool,
+    ) -> Result<Vec<Step>, CompileError> {
+        let mut steps = Vec::with_capacity(instructions.len());
+        for instruction in instructions {
+            let lines = instruction.lines;
+            let from = match &instruction.command {
+                Command::Copy(copy) => match &copy.from {
+                    None => vec![From::Context],
+                    Some(name) => vec![From::Stage(self.named(stage, name, "--from", lines)?)],
+                },
+                Command::Add(_) => vec![From::Context],
+                Command::Run(run) => {
+                    let sources = run.mounts.iter().map(|mount| self.mounted(stage, mount, lines));
+                    sources.collect::<Result<_, _>>()?
+                }
+                _ => Vec::new(),
+            };
+            steps.push(Step { instruction: instruction.clone(), from, trigger });
+        }
+        Ok(steps)
+    }
+
+    fn mounted(&mut self, stage: StageId, mount: &str, lines: Lines) -> Result<From, CompileError> {
+        Ok(match mount_source(mount) {
+            MountSource::Nothing => From::Nothing,
+            MountSource::Context => From::Context,
+            MountSource::Empty => From::Stage(self.named(stage, SCRATCH, "mount from", lines)?),
+            MountSource::Named(name) => From::Stage(self.named(stage, &name, "mount from", lines)?),
+        })
+    }
+
+    /// The stage that `from=` means: by name, by number, or a new one for an image.
+    fn named(&mut self, stage: StageId, name: &str, flag: &str, lines: Lines) -> Result<StageId, CompileError> {
+        if name.contains('$') {
+            return Err(CompileError::at(
+                lines,
+                format!(
+                    "variable expansion is not supported for {flag}, define a new stage with FROM using ARG from \
+                     global scope as a workaround"
+                ),
+            ));
+        }
+        let lower = name.to_lowercase();
+        let written = self.stages.iter().take_while(|other| !other.implicit).count();
+        if let Some(id) = (0..written).rev().find(|id| self.stages[*id].name == lower && !lower.is_empty()) {
+            return Ok(id);
+        }
+        if name.bytes().all(|b| b.is_ascii_digit()) {
+            let index = name.parse::<usize>().ok().filter(|index| *index < written);
+            return match index {
+                Some(index) if index == stage => Err(self.cycle(stage, lines)),
+                Some(index) => Ok(index),
+                None => Err(CompileError::at(lines, format!("invalid stage index {name}"))),
+            };
+        }
+        let platform = self.stages[stage].platform.clone();
+        let same = |other: &Stage| other.implicit && other.base_name == name && other.platform == platform;
+        if let Some(id) = self.stages.iter().position(same) {
+            return Ok(id);
+        }
+        let base = self.base("", name, &BTreeMap::new(), lines)?;
+        self.stages.push(Stage {
+            name: String::new(),
+            shown: String::new(),
+            base,
+            base_name: name.to_owned(),
+            platform,
+            original: String::new(),
+            lines: None,
+            steps: Vec::new(),
+            triggered: false,
+            implicit: true,
+        });
+        Ok(self.stages.len() - 1)
+    }
+
+    pub(super) fn cycle(&self, stage: StageId, lines: Lines) -> CompileError {
+        let shown = &self.stages[stage].shown;
+        CompileError::at(lines, format!("circular dependency detected on stage: {shown}"))
+    }
+
+    /// What the target needs to know of the world.
+    pub(crate) fn missing(&self) -> Result<Vec<Missing>, CompileError> {
+        let order = self.order()?;
+        let missing = order.iter().filter_map(|id| {
+            let stage = &self.stages[*id];
+            let (name, context) = match &stage.base {
+                Base::Image(name) => (name, false),
+                Base::Context(name) => (name, true),
+                _ => return None,
+            };
+            let (name, platform) = (name.clone(), stage.platform.clone());
+            Some(Missing { stage: *id, name, context, platform, lines: stage.lines })
+        });
+        Ok(missing.collect())
+    }
+
+    /// Hands over what was missing. Triggers of the base become the stage's first steps.
+    pub(crate) fn provide(&mut self, stage: StageId, image: BaseImage) -> Result<(), CompileError> {
+        if let Some(platform) = &image.platform {
+            self.stages[stage].platform = platform.clone();
+        }
+        let triggers = image.config.as_ref().map(|c| c.config.on_build.clone()).unwrap_or_default();
+        self.stages[stage].base = Base::Resolved(Box::new(image));
+        if !triggers.is_empty() && !self.stages[stage].implicit {
+            self.put_triggers(stage, &triggers)?;
+        }
+        Ok(())
+    }
+
+    /// Triggers that a stage of this file leaves to those based on it.
+    fn trigger_stages(&mut self) -> Result<(), CompileError> {
+        for id in 0..self.stages.len() {
+            let Base::Stage(base) = self.stages[id].base else { continue };
+            let triggers: Vec<String> = self.stages[base]
+                .steps
+                .iter()
+                .filter_map(|step| match &step.instruction.command {
+                    Command::Onbuild(text) => Some(text.clone()),
+                    _ => None,
+                })
+                .collect();
+            if !triggers.is_empty() {
+                self.put_triggers(id, &triggers)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_triggers(&mut self, stage: StageId, triggers: &[String]) -> Result<(), CompileError> {
+        if std::mem::replace(&mut self.stages[stage].triggered, true) {
+            return Ok(());
+        }
+        let lines = self.stages[stage].lines.unwrap_or(Lines::one(1));
+        let mut instructions = Vec::new();
+        for text in triggers {
+            let node = parse_node(text, self.escape, lines)?;
+            if matches!(node.keyword.as_str(), "onbuild" | "maintainer" | "from") {
+                let name = node.keyword.to_uppercase();
+                return Err(CompileError::at(lines, format!("{name} isn't allowed as an ONBUILD trigger")));
+            }
+            let command = parse_command(&node)?;
+            instructions.push(Instruction { command, original: node.original.clone(), lines });
+        }
+        let mut steps = self.steps(stage, &instructions, true)?;
+        steps.append(&mut self.stages[stage].steps);
+        self.stages[stage].steps = steps;
+        Ok(())
+    }
+}

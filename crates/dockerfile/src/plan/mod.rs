@@ -1,0 +1,118 @@
+//! Second pass: which stages there are, what each is based on and copies from, and which of them the target
+//! needs. Nothing is executed or fetched; what must be known of the world is listed by [`Plan::missing`] and
+//! handed back with [`Plan::provide`].
+
+mod args;
+mod build;
+mod order;
+
+use rbuild_llb::State;
+use rbuild_oci::{ImageConfig, Platform};
+
+pub(crate) use args::GlobalArgs;
+
+use crate::context::LocalContext;
+use crate::parse::Instruction;
+use crate::source::Lines;
+
+/// A stage's place in the plan.
+pub(crate) type StageId = usize;
+
+/// All stages of a file, and those that `from=` made up.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) stages: Vec<Stage>,
+    pub(crate) target: StageId,
+    pub(crate) globals: GlobalArgs,
+    pub(crate) escape: char,
+    /// Names that the request gives a meaning of its own.
+    pub(crate) contexts: Vec<String>,
+}
+
+/// One stage.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// Lower case; empty if it has none.
+    pub(crate) name: String,
+    /// The name or `stage-N`.
+    pub(crate) shown: String,
+    pub(crate) base: Base,
+    /// The base as it was written, variables expanded.
+    pub(crate) base_name: String,
+    pub(crate) platform: Platform,
+    pub(crate) original: String,
+    pub(crate) lines: Option<Lines>,
+    pub(crate) steps: Vec<Step>,
+    /// The triggers of the base were put before the steps.
+    pub(crate) triggered: bool,
+    /// Made up for a name in `from=`.
+    pub(crate) implicit: bool,
+}
+
+/// An instruction with the stages it reads from.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    pub(crate) instruction: Instruction,
+    /// For COPY: its `--from`. For RUN: one per mount.
+    pub(crate) from: Vec<From>,
+    /// Comes from a base's ONBUILD.
+    pub(crate) trigger: bool,
+}
+
+/// Where files come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    /// Nowhere: the mount has no source.
+    Nothing,
+    /// The build context.
+    Context,
+    /// A stage.
+    Stage(StageId),
+}
+
+/// What a stage starts from.
+#[derive(Debug)]
+pub(crate) enum Base {
+    /// Nothing.
+    Scratch,
+    /// Another stage.
+    Stage(StageId),
+    /// An image that is not resolved yet.
+    Image(String),
+    /// A named context that is not resolved yet.
+    Context(String),
+    /// A known image.
+    Resolved(Box<BaseImage>),
+}
+
+/// An image (or other file system) as the base of a stage.
+#[derive(Debug, Clone)]
+pub(crate) struct BaseImage {
+    /// Its config, if it has one.
+    pub(crate) config: Option<ImageConfig>,
+    pub(crate) files: BaseFiles,
+    /// Its platform, if it says.
+    pub(crate) platform: Option<Platform>,
+}
+
+/// Where the files of a base are.
+#[derive(Debug, Clone)]
+pub(crate) enum BaseFiles {
+    /// In an image of this canonical name.
+    Image(String),
+    /// In a state that is made already.
+    State(Box<State>),
+    /// In a directory of the client; each use names the paths that it needs.
+    Local(Box<LocalContext>),
+}
+
+/// What must be known before lowering.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Missing {
+    pub(crate) stage: StageId,
+    pub(crate) name: String,
+    /// A named context rather than an image.
+    pub(crate) context: bool,
+    pub(crate) platform: Platform,
+    pub(crate) lines: Option<Lines>,
+}

@@ -1,0 +1,53 @@
+use super::{Base, From, Plan, Stage, StageId};
+use crate::CompileError;
+use crate::source::Lines;
+
+impl Stage {
+    /// The stages that it needs, each with the lines that say so.
+    fn needs(&self) -> Vec<(StageId, Option<Lines>)> {
+        let base = match self.base {
+            Base::Stage(id) => Some((id, self.lines)),
+            _ => None,
+        };
+        let steps = self.steps.iter().flat_map(|step| {
+            step.from.iter().filter_map(|from| match from {
+                From::Stage(id) => Some((*id, Some(step.instruction.lines))),
+                _ => None,
+            })
+        });
+        base.into_iter().chain(steps).collect()
+    }
+}
+
+impl Plan {
+    /// The stages that the target needs, each after those it needs itself. Errors: a cycle.
+    pub(crate) fn order(&self) -> Result<Vec<StageId>, CompileError> {
+        #[derive(Clone, Copy, PartialEq)]
+        enum Mark {
+            New,
+            Open,
+            Done,
+        }
+        let mut marks = vec![Mark::New; self.stages.len()];
+        let mut order = Vec::new();
+        let mut stack = vec![(self.target, self.stages[self.target].needs(), 0_usize)];
+        marks[self.target] = Mark::Open;
+        while let Some((id, needs, next)) = stack.pop() {
+            let Some((need, lines)) = needs.get(next).copied() else {
+                marks[id] = Mark::Done;
+                order.push(id);
+                continue;
+            };
+            stack.push((id, needs, next + 1));
+            match marks[need] {
+                Mark::Done => {}
+                Mark::Open => return Err(self.cycle(need, lines.unwrap_or(Lines::one(1)))),
+                Mark::New => {
+                    marks[need] = Mark::Open;
+                    stack.push((need, self.stages[need].needs(), 0));
+                }
+            }
+        }
+        Ok(order)
+    }
+}
