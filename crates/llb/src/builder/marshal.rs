@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 use rbuild_api::pb;
 use rbuild_digest::Digest;
@@ -78,8 +79,7 @@ impl<'a> Marshal<'a> {
     }
 
     fn encode(&mut self, vertex: &Arc<PlannedVertex>) -> Result<(), LlbError> {
-        let (op, metadata) = self.op(vertex)?;
-        let bytes = op.encode();
+        let (bytes, metadata) = self.marshalled(vertex)?;
         let digest = Digest::of(&bytes);
         self.digests.insert(Arc::as_ptr(vertex), digest);
         self.definition.metadata.entry(digest).or_default().merge(&metadata);
@@ -94,7 +94,7 @@ impl<'a> Marshal<'a> {
         Input { digest: self.digests[&Arc::as_ptr(&output.vertex)], index: output.index }
     }
 
-    fn op(&self, vertex: &PlannedVertex) -> Result<(Op, OpMetadata), LlbError> {
+    fn marshalled(&self, vertex: &PlannedVertex) -> Result<(Bytes, OpMetadata), LlbError> {
         let mut constraints = vertex.constraints.clone();
         let mut inputs: Vec<Input> = Vec::new();
         let number = |output: &Output| numbered(&mut inputs, self.input(output));
@@ -141,12 +141,13 @@ impl<'a> Marshal<'a> {
                 inputs.extend(needed.iter().map(|output| self.input(output)));
                 OpKind::Passthrough(PassthroughOp { id: id.clone(), outputs: outputs.clone() })
             }
+            Plan::Encoded { bytes, metadata } => return Ok((bytes.clone(), (**metadata).clone())),
         };
-        let mut filters = self.options.worker_filters.clone();
-        filters.extend(constraints.worker_filters);
         let mut metadata = self.options.metadata.clone();
         metadata.merge(&constraints.metadata);
-        Ok((Op { inputs, kind, platform, constraints: Some(filters) }, metadata))
+        let filters = self.options.worker_filters.iter().cloned().chain(constraints.worker_filters);
+        let op = Op { inputs, kind, platform, constraints: Some(filters.collect()) };
+        Ok((op.encode(), metadata))
     }
 
     fn source(&self, source: &SourceOp, constraints: &mut Constraints) -> Result<SourceOp, LlbError> {

@@ -1,5 +1,8 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use rbuild_digest::Digest;
 use rbuild_oci::{ImageConfig, Platform};
 
 use super::constraints::Constraints;
@@ -8,7 +11,7 @@ use super::file::{FileActions, plan_file};
 use super::paths;
 use super::vertex::{Output, Plan, PlannedVertex};
 use crate::op::{HostIp, NetMode, SecurityMode, Ulimit};
-use crate::{SourceOp, caps};
+use crate::{Definition, Edge, Graph, LlbError, SourceOp, caps};
 
 /// A place in a graph, and what the next process would see there.
 #[derive(Debug, Clone, Default)]
@@ -63,6 +66,28 @@ impl State {
         let platform = constraints.platform.clone();
         let vertex = PlannedVertex::new(Plan::Source(source), constraints, Vec::new());
         Self::default().with_output(Output { vertex, index: 0 }, platform)
+    }
+
+    /// What a definition stands for. Its vertices stay byte for byte what they are when this state, or one
+    /// built upon it, is marshalled; metadata and locations are kept. An empty definition is scratch.
+    ///
+    /// Errors: the definition is not acceptable.
+    pub fn from_definition(definition: &Definition) -> Result<Self, LlbError> {
+        let graph = Graph::from_definition(definition)?;
+        let Some(terminal) = graph.terminal() else { return Ok(Self::scratch()) };
+        let encoded: HashMap<Digest, &Bytes> = definition.ops.iter().map(|op| (Digest::of(op), op)).collect();
+        let mut planned: Vec<Arc<PlannedVertex>> = Vec::with_capacity(graph.len());
+        for vertex in graph.vertices() {
+            let output =
+                |edge: &Edge| Output { vertex: planned[edge.vertex.index()].clone(), index: edge.output };
+            let order = vertex.inputs.iter().map(output).collect();
+            let bytes = encoded[&vertex.digest].clone();
+            let plan = Plan::Encoded { bytes, metadata: Box::new(vertex.metadata.clone()) };
+            let constraints = Constraints { locations: vertex.locations.clone(), ..Constraints::default() };
+            planned.push(PlannedVertex::new(plan, constraints, order));
+        }
+        let output = Output { vertex: planned[terminal.vertex.index()].clone(), index: terminal.output };
+        Ok(Self::default().with_output(output, graph.vertex(terminal.vertex).op.platform.clone()))
     }
 
     /// Puts states on top of each other, bottom first. Scratch adds nothing; a single state is itself.

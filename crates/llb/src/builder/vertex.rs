@@ -1,9 +1,12 @@
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::constraints::Constraints;
 use super::exec::ExecPlan;
 use super::file::FilePlan;
-use crate::SourceOp;
+use crate::{OpMetadata, SourceOp};
 
 /// One output of a vertex under construction.
 #[derive(Debug, Clone)]
@@ -34,18 +37,27 @@ pub(super) enum Plan {
     Exec(Box<ExecPlan>),
     File(FilePlan),
     Merge(Vec<Output>),
-    Diff { lower: Option<Output>, upper: Option<Output> },
-    Passthrough { id: String, inputs: Vec<Output>, outputs: Vec<u32> },
+    Diff {
+        lower: Option<Output>,
+        upper: Option<Output>,
+    },
+    Passthrough {
+        id: String,
+        inputs: Vec<Output>,
+        outputs: Vec<u32>,
+    },
+    /// A vertex of a definition: it stays what it is, whatever the options.
+    Encoded {
+        bytes: Bytes,
+        metadata: Box<OpMetadata>,
+    },
 }
 
 impl PlannedVertex {
     pub(super) fn new(plan: Plan, constraints: Constraints, order: Vec<Output>) -> Arc<Self> {
-        let mut unique: Vec<Output> = Vec::with_capacity(order.len());
-        for output in order {
-            if !unique.iter().any(|seen| seen.is(&output)) {
-                unique.push(output);
-            }
-        }
+        let mut seen = HashSet::with_capacity(order.len());
+        let mut unique = order;
+        unique.retain(|output| seen.insert((Arc::as_ptr(&output.vertex), output.index)));
         Arc::new(Self { plan, constraints, order: unique })
     }
 
@@ -53,7 +65,7 @@ impl PlannedVertex {
     fn take_inputs(&mut self, into: &mut Vec<Output>) {
         into.append(&mut self.order);
         match &mut self.plan {
-            Plan::Source(_) => {}
+            Plan::Source(_) | Plan::Encoded { .. } => {}
             Plan::Exec(exec) => into.extend(exec.take_inputs()),
             Plan::File(file) => into.extend(file.take_inputs()),
             Plan::Merge(inputs) | Plan::Passthrough { inputs, .. } => into.append(inputs),

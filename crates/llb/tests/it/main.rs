@@ -1,4 +1,5 @@
 //! Compares with what upstream's client makes of the same states (`golden/states.*`: a definition and its dumps).
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod properties;
 mod refusals;
@@ -266,6 +267,20 @@ fn decoded_ops_encode_to_the_same_bytes() {
     }
     let again = Definition::from_wire(golden.to_wire()).unwrap();
     assert_eq!(again, golden);
+}
+
+#[test]
+fn a_state_of_a_definition_marshals_to_that_definition() {
+    let golden = Definition::decode(GOLDEN).unwrap();
+    let state = State::from_definition(&golden).unwrap();
+    // Other options change nothing.
+    let other = MarshalOptions { platform: Platform::new("linux", "s390x"), ..MarshalOptions::default() };
+    assert_eq!(state.marshal(&other).unwrap(), golden);
+    let scratch = State::from_definition(&Definition::default()).unwrap();
+    assert!(scratch.is_scratch());
+    let more = state.file(FileActions::new().rm(RmAction::default()), Constraints::default());
+    let graph = Graph::from_definition(&more.marshal(&other).unwrap()).unwrap();
+    assert_eq!(graph.len(), golden.ops.len());
 }
 
 #[test]
