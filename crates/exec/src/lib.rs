@@ -23,7 +23,7 @@ mod user;
 
 pub use error::ExecError;
 pub use native::{NativeOptions, NativeRuntime};
-pub use runtime::{ExitStatus, Input, Output, ProcessIo, Runtime};
+pub use runtime::{Callback, ExitStatus, Input, Output, ProcessIo, Runtime};
 pub use spec::{
     ContainerMount, DEFAULT_HOSTNAME, DEFAULT_PATH, DnsConfig, MountSource, NetMode, ProcessSpec, Resources,
     SecurityMode, TermSize, Ulimit,

@@ -112,7 +112,8 @@ struct Launched {
     stdin: Option<OwnedFd>,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
-    tty: Option<crate::spec::TermSize>,
+    /// A terminal will be reported instead of the three.
+    tty: bool,
     kept: Kept,
 }
 
@@ -138,7 +139,7 @@ impl Inner {
         let host = etc::host_resolv_conf(spec.network).map_err(|err| io_error("read resolv.conf", &err))?;
         let resolv = self.etc.file(etc::resolv_conf(&host, &spec.dns, spec.network))?;
         let cgroup = Cgroup::create(&spec, &self.id())?;
-        let (tty, write_dir) = (spec.tty, spec.rootfs.write_dir().map(PathBuf::from));
+        let (tty, write_dir) = (spec.tty.is_some(), spec.rootfs.write_dir().map(PathBuf::from));
         let flags = if spec.network == NetMode::None { NEW_NET } else { 0 };
 
         let (job, data) = job(spec, &hosts, &resolv, cgroup.as_ref());
@@ -154,7 +155,7 @@ impl Inner {
             tty,
             kept: Kept { cgroup, write_dir, _etc: [hosts, resolv] },
         };
-        if tty.is_some() {
+        if tty {
             self.helper.send(flags, &[theirs.as_fd(), job.as_fd()])?;
             return Ok(launched);
         }
@@ -228,7 +229,7 @@ fn job(spec: ProcessSpec, hosts: &EtcFile, resolv: &EtcFile, cgroup: Option<&Cgr
         resolv_conf: resolv.path().to_path_buf(),
         ulimits: spec.ulimits,
         cgroups: cgroup.map(Cgroup::procs).unwrap_or_default(),
-        tty: spec.tty.is_some(),
+        tty: spec.tty,
         remove_stubs_recursive: spec.remove_stubs_recursive,
     };
     (job, data)

@@ -79,6 +79,9 @@ pub enum Input {
     Reader(Pin<Box<dyn AsyncRead + Send>>),
 }
 
+/// Takes output as it comes.
+pub type Callback = Box<dyn FnMut(&[u8]) + Send>;
+
 /// Where a process's output goes. At most [`crate::OUTPUT_BUFFER`] bytes are held for a stream; a slow sink slows the
 /// process down.
 #[derive(Default)]
@@ -89,7 +92,7 @@ pub enum Output {
     /// Into a writer, which is flushed and shut down at the end.
     Writer(Pin<Box<dyn AsyncWrite + Send>>),
     /// To a function that must not block.
-    Call(Box<dyn FnMut(&[u8]) + Send>),
+    Call(Callback),
     /// Into a bounded channel. A receiver that is gone is not an error; the rest goes away.
     Channel(mpsc::Sender<bytes::Bytes>),
 }

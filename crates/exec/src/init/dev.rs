@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use rbuild_sys::{FsMount, MountFlags, MountTree, Result, Root, makedev};
 use rustix::pty::OpenptFlags;
 
-use crate::spec::SecurityMode;
+use crate::spec::{SecurityMode, TermSize};
 
 const CHAR: u32 = nix::libc::S_IFCHR;
 const BLOCK: u32 = nix::libc::S_IFBLK;
@@ -82,7 +82,7 @@ pub(super) fn shm() -> Result<MountTree> {
 }
 
 /// A new terminal of the step's own `/dev/pts`: the daemon's end, and the step's, which also shows as `/dev/console`.
-pub(super) fn console(root: &Root) -> std::io::Result<(OwnedFd, OwnedFd)> {
+pub(super) fn console(root: &Root, size: TermSize) -> std::io::Result<(OwnedFd, OwnedFd)> {
     use rustix::fs::{Mode, OFlags};
     let pts = root.open_dir_nofollow("/dev/pts")?;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -90,6 +90,9 @@ pub(super) fn console(root: &Root) -> std::io::Result<(OwnedFd, OwnedFd)> {
     rustix::pty::unlockpt(&ours)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
+    // Here, not by the daemon, so that the program never sees another size.
+    let size = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&theirs, size)?;
     let dev = root.open_dir_nofollow("/dev")?;
     dev.create_file("console", 0o600, true)?;
     MountTree::bind_fd(&theirs, false)?.attach(dev.open_path_nofollow("console")?)?;

@@ -13,7 +13,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use super::wire::{Job, Report, read_job, report};
 use super::{dev, harden, mounts, place, program};
 use crate::error::{During, Failure};
-use crate::spec::{NetMode, clean};
+use crate::spec::{NetMode, SecurityMode, clean};
 use crate::stubs;
 use crate::user::{self, Identity};
 
@@ -41,34 +41,57 @@ fn run(
     let (job, data) = read_job(job).during("read the job")?;
     rustix::process::setsid().during("start a session")?;
     join_cgroups(&job.cgroups)?;
-    rbuild_sys::make_private().during("make mounts private")?;
-
-    let tree = MountTree::new(&job.rootfs).during("mount the root file system")?;
-    let root = enter_tree(&tree).during("attach the root file system")?;
-    let stubs = stubs::missing(&root, &stub_names(&job), job.remove_stubs_recursive);
-    let passwd = passwd_file(&root)?;
-    let user = user::lookup(&job.user, passwd.as_deref(), read_file(&root, "/etc/group")?.as_deref())?;
-    make_cwd(&root, &job.cwd, &user).during("make the working directory")?;
-    mounts::all(&root, &job, &data)?;
-    stubs.restore_times();
-    for path in &stubs.paths {
-        report(ctl, &Report::Stub(place::bytes(path)), &[]).during("report")?;
-    }
-    if job.security == crate::spec::SecurityMode::Sandbox {
-        harden::kernel_files(&root)?;
-    }
-    let console = job.tty.then(|| dev::console(&root)).transpose().during("open the terminal")?;
-    if job.readonly_root {
-        tree.set(MountFlags { readonly: true, ..MountFlags::default() })
-            .during("lock the root file system")?;
-    }
-    pivot(&root).during("pivot_root")?;
-
+    let (user, passwd) = enter_root(ctl, &job, &data, stdio)?;
     if job.network == NetMode::None {
         rbuild_sys::net::loopback_up().during("bring up loopback")?;
     }
     rustix::system::sethostname(job.hostname.as_bytes()).during("set the host name")?;
     crate::limits::apply(&job.ulimits)?;
+    let env = program::environment(&job.env, || user::home(user.uid, &passwd));
+
+    // From here on nothing of the host is open but the way to report, so no path can lead to it.
+    close_all_but(ctl).during("close descriptors")?;
+    harden::system_calls(job.security, filter)?;
+    let early = enter_cwd(&job.cwd);
+    harden::privileges(job.security, &user)?;
+    set_parent_process_death_signal(Some(Signal::KILL)).during("ask for the parent-death signal")?;
+    // A directory that only the user may enter, or one that is simply not there.
+    early.or_else(|_| enter_cwd(&job.cwd))?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    reset_signals();
+    report(ctl, &Report::Ready, &[]).during("report")?;
+    program::exec(&job.args, &env)
+}
+
+/// Builds the step's file system, moves into it, and takes its streams. Returns who it runs as, with the image's
+/// `passwd`; every descriptor opened on the way is closed again.
+fn enter_root(
+    ctl: &OwnedFd,
+    job: &Job,
+    data: &[u8],
+    stdio: &[OwnedFd],
+) -> Result<(Identity, Vec<u8>), Failure> {
+    rbuild_sys::make_private().during("make mounts private")?;
+    let tree = MountTree::new(&job.rootfs).during("mount the root file system")?;
+    let root = enter_tree(&tree).during("attach the root file system")?;
+    let stubs = stubs::missing(&root, &stub_names(job), job.remove_stubs_recursive);
+    let passwd = read_file(&root, "/etc/passwd")?;
+    let user = user::lookup(&job.user, passwd.as_deref(), read_file(&root, "/etc/group")?.as_deref())?;
+    make_cwd(&root, &job.cwd, &user).during("make the working directory")?;
+    mounts::all(&root, job, data)?;
+    stubs.restore_times();
+    for path in &stubs.paths {
+        report(ctl, &Report::Stub(place::bytes(path)), &[]).during("report")?;
+    }
+    if job.security == SecurityMode::Sandbox {
+        harden::kernel_files(&root)?;
+    }
+    let console = job.tty.map(|size| dev::console(&root, size)).transpose().during("open the terminal")?;
+    if job.readonly_root {
+        let flags = MountFlags { readonly: true, ..MountFlags::default() };
+        tree.set(flags).during("lock the root file system")?;
+    }
+    pivot(&root).during("pivot_root")?;
     match &console {
         Some((ours, theirs)) => {
             report(ctl, &Report::Console, &[ours.as_fd()]).during("hand over the terminal")?;
@@ -77,20 +100,7 @@ fn run(
         }
         None => attach_stdio(&stdio.iter().collect::<Vec<_>>()).during("attach the streams")?,
     }
-    let env = program::environment(&job.env, || user::home(user.uid, &passwd.unwrap_or_default()));
-    // From here on nothing of the host is open but the way to report, so no path can lead to it.
-    std::mem::forget((root, tree, console));
-    close_all_but(ctl).during("close descriptors")?;
-    harden::system_calls(job.security, filter)?;
-    let early = enter_cwd(&job.cwd);
-    harden::privileges(job.security, &user)?;
-    set_parent_process_death_signal(Some(Signal::KILL)).during("ask for the parent-death signal")?;
-    // A directory that only the user may enter (root squashed away), or one that is simply not there.
-    early.or_else(|_| enter_cwd(&job.cwd))?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    reset_signals();
-    report(ctl, &Report::Ready, &[]).during("report")?;
-    program::exec(&job.args, &env)
+    Ok((user, passwd.unwrap_or_default()))
 }
 
 /// Before anything is counted, and before the cgroup namespace is made, so that its root is the step's own.
@@ -127,10 +137,6 @@ fn read_file(root: &Root, path: &str) -> Result<Option<Vec<u8>>, Failure> {
         }
         Err(_) => Ok(None),
     }
-}
-
-fn passwd_file(root: &Root) -> Result<Option<Vec<u8>>, Failure> {
-    read_file(root, "/etc/passwd")
 }
 
 /// Makes the working directory, owned by the user, if it is missing.

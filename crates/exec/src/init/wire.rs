@@ -21,7 +21,7 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 
 use crate::error::Failure;
-use crate::spec::{NetMode, SecurityMode, Ulimit};
+use crate::spec::{NetMode, SecurityMode, TermSize, Ulimit};
 
 /// Flag: a network namespace of its own.
 pub(crate) const NEW_NET: u8 = 1;
@@ -48,7 +48,7 @@ pub(crate) struct Job {
     pub(crate) ulimits: Vec<Ulimit>,
     /// `cgroup.procs` files to write ourselves into.
     pub(crate) cgroups: Vec<PathBuf>,
-    pub(crate) tty: bool,
+    pub(crate) tty: Option<TermSize>,
     pub(crate) remove_stubs_recursive: bool,
 }
 
@@ -181,7 +181,7 @@ mod tests {
             resolv_conf: "/r".into(),
             ulimits: vec![],
             cgroups: vec![],
-            tty: false,
+            tty: Some(TermSize { rows: 1, cols: 2 }),
             remove_stubs_recursive: true,
         };
         let fd = write_job(&job, b"secret").unwrap();

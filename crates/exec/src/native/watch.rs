@@ -37,11 +37,10 @@ pub(super) async fn run(
         failure: None,
         exited: None,
         terminal: None,
-        size: launched.tty,
         started: io.started.take(),
         terminal_io: None,
     };
-    if launched.tty.is_some() {
+    if launched.tty {
         watch.terminal_io = Some((std::mem::take(&mut io.stdin), std::mem::take(&mut io.stdout)));
     } else {
         watch.streams.pipes(&mut launched, &mut io)?;
@@ -74,7 +73,6 @@ struct Watch {
     failure: Option<Failure>,
     exited: Option<ExitStatus>,
     terminal: Option<Terminal>,
-    size: Option<TermSize>,
     started: Option<oneshot::Sender<()>>,
     /// Waits for the terminal to be reported.
     terminal_io: Option<(Input, Output)>,
@@ -149,9 +147,6 @@ impl Watch {
         };
         let stage = |err: io::Error| io_error("open the terminal", &err);
         let terminal = Terminal::new(fd).map_err(stage)?;
-        if let Some(size) = self.size {
-            terminal.resize(size).map_err(stage)?;
-        }
         self.streams.output("terminal", terminal.reader().map_err(stage)?, stdout);
         self.streams.input(stdin, terminal.writer().map_err(stage)?);
         self.terminal = Some(terminal);
