@@ -29,11 +29,6 @@ pub(crate) struct LocalContext {
 }
 
 impl BuildContext {
-    /// For files that use none.
-    pub(crate) fn unused() -> Self {
-        Self::State(State::scratch())
-    }
-
     /// Stands for the context until the paths are known.
     pub(crate) fn placeholder(&self) -> State {
         self.state(&BTreeSet::new())

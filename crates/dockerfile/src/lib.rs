@@ -10,7 +10,6 @@
 #![forbid(unsafe_code)]
 
 mod bytes;
-mod compile;
 mod context;
 mod durations;
 mod entry;

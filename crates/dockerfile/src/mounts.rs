@@ -155,16 +155,19 @@ impl MountSpec {
         match key {
             "readonly" | "ro" => self.readonly = Some(true),
             "readwrite" | "rw" => self.readonly = Some(false),
-            "required" => self.required = true,
+            "required" => self.require(true)?,
             _ => {
-                return if KEYS.contains(&key) || key == "env" {
-                    Err(format!("invalid field '{field}' must be a key=value pair"))
-                } else {
-                    let hint = suggest::hint(key, KEYS, true);
-                    Err(format!("invalid field '{field}' must be a key=value pair{hint}"))
-                };
+                return Err(format!("invalid field '{field}' must be a key=value pair"));
             }
         }
+        Ok(())
+    }
+
+    fn require(&mut self, required: bool) -> Result<(), String> {
+        if !matches!(self.kind, MountType::Secret | MountType::Ssh) {
+            return Err(format!("unexpected key 'required' for mount type '{}'", self.kind.name()));
+        }
+        self.required = required;
         Ok(())
     }
 
@@ -183,10 +186,7 @@ impl MountSpec {
             "readonly" | "ro" => self.readonly = Some(flag()?),
             "readwrite" | "rw" => self.readonly = Some(!flag()?),
             "required" => {
-                if !matches!(self.kind, MountType::Secret | MountType::Ssh) {
-                    return Err(format!("unexpected key '{key}' for mount type '{}'", self.kind.name()));
-                }
-                self.required = flag()?;
+                self.require(flag()?)?;
             }
             "size" => {
                 if self.kind != MountType::Tmpfs {

@@ -4,9 +4,9 @@ use rbuild_digest::Digest;
 use rbuild_llb::{Definition, MarshalOptions, SourceInfo};
 use rbuild_oci::{ImageConfig, Platform};
 
-use crate::compile::Lowerable;
 use crate::context::{BuildContext, LocalContext};
 use crate::entry::offline_options;
+use crate::lower::lower;
 use crate::parse;
 use crate::plan::{BaseFiles, BaseImage, Missing, Plan};
 use crate::source::Source;
@@ -52,7 +52,7 @@ pub fn compile_offline(
             plan.provide(need.stage, image)?;
         }
     }
-    let lowered = Lowerable { plan: &plan, source: &source, options: &options }.lower(&offline_context())?;
+    let lowered = lower(&plan, &source, &options, &offline_context())?;
     let definition = lowered.state.marshal(&marshal_options(&options, text));
     let definition = definition.map_err(|error| CompileError::new(error.to_string()))?;
     let warnings = parsed.warnings.iter().map(|warning| warning.short.clone()).collect();
@@ -82,6 +82,7 @@ fn offline_image(missing: &Missing) -> BaseImage {
     let platform = Platform::new("linux", "amd64");
     let mut config = ImageConfig::new(platform.clone());
     config.config.env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
+    config.rootfs.kind.clear();
     BaseImage {
         config: Some(config),
         files: BaseFiles::Image(missing.name.clone()),

@@ -47,11 +47,22 @@ impl Shared {
 
 /// The config of an image; empty bytes are an image without one.
 pub(super) fn parse_config(bytes: &[u8], name: &str) -> Result<ImageConfig, BuildError> {
-    ImageConfig::parse(bytes).map_err(|error| BuildError::invalid(format!("config of image {name}: {error}")))
+    let mut config = ImageConfig::parse(bytes)
+        .map_err(|error| BuildError::invalid(format!("config of image {name}: {error}")))?;
+    if !serde_json::from_slice::<HasRootFs>(bytes).is_ok_and(|fields| fields.rootfs.is_some()) {
+        // As it was: what is missing is not made up.
+        config.rootfs.kind.clear();
+    }
+    Ok(config)
 }
 
 /// The platform that an image says it is for.
 pub(super) fn platform_of(config: &ImageConfig) -> Option<Platform> {
     let platform = &config.platform;
     (!platform.os.is_empty() && !platform.architecture.is_empty()).then(|| platform.clone())
+}
+
+#[derive(serde::Deserialize)]
+struct HasRootFs {
+    rootfs: Option<serde::de::IgnoredAny>,
 }

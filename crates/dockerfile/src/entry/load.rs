@@ -161,7 +161,7 @@ impl Loader {
 
 /// A definition's terminal as a state.
 pub(super) fn state_of(definition: &Definition) -> Result<State, BuildError> {
-    let _ = definition; Err(BuildError::unimplemented("frontend inputs are not supported yet"))
+    State::from_definition(definition).map_err(|error| BuildError::invalid(format!("invalid input: {error}")))
 }
 
 fn wanted(wanted: &Wanted<'_>) -> Result<Definition, BuildError> {

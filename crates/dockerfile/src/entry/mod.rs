@@ -11,13 +11,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use rbuild_frontend::{Bridge, BuildError, Detail, ErrorCode, Frontend, FrontendRequest, FrontendResult, Warning};
+use rbuild_llb::Definition;
 use rbuild_oci::Platform;
 
-use crate::compile::Lowerable;
 use crate::context::BuildContext;
-use crate::lower::LoweredStage;
+use crate::lower::{LoweredStage, lower};
 use crate::parse::{self, Parsed};
 use crate::plan::Plan;
 use crate::source::Source;
@@ -67,45 +67,57 @@ struct Shared {
 
 impl Shared {
     async fn build(&self) -> Result<FrontendResult, BuildError> {
-        let compiles = self.build.platforms.iter().map(|options| self.compile(options));
-        let compiled = try_join_all(compiles).await?;
-        let finished = compiled.into_iter().zip(&self.build.platforms).map(|(lowered, options)| async move {
-            let definition = result::definition(&lowered, options).map_err(|e| e.into_build_error(&self.source))?;
-            let reference = result::solve(&*self.bridge, definition).await?;
-            Ok::<_, BuildError>(result::Platformed { platform: options.target_platform.clone(), lowered, reference })
+        let plans = try_join_all(self.build.platforms.iter().map(|options| self.plan(options)));
+        let context = self.loader.context(&self.build, self.ignore.clone());
+        let (plans, context) = try_join(plans, context).await?;
+        let finished = plans.into_iter().zip(&self.build.platforms).map(|(plan, options)| {
+            let lowered = self.lower(&plan, options, &context);
+            async move {
+                let (lowered, definition) = lowered?;
+                let reference = result::solve(&*self.bridge, definition).await?;
+                let platform = options.target_platform.clone();
+                Ok::<_, BuildError>(result::Platformed { platform, lowered, reference })
+            }
         });
         result::assemble(try_join_all(finished).await?, &self.build)
     }
 
-    /// Compiles for one platform.
-    async fn compile(&self, options: &CompileOptions) -> Result<LoweredStage, BuildError> {
-        let located = |error: CompileError| error.into_build_error(&self.source);
+    fn located(&self, error: CompileError) -> BuildError {
+        error.into_build_error(&self.source)
+    }
+
+    /// Plans one platform and finds out all that it needs to know.
+    async fn plan(&self, options: &CompileOptions) -> Result<Plan, BuildError> {
         let names = self.build.contexts.iter().map(|context| context.name.clone()).collect();
-        let mut plan = Plan::new(&self.parsed, options, names).map_err(located)?;
+        let mut plan = Plan::new(&self.parsed, options, names).map_err(|e| self.located(e))?;
         loop {
-            let missing = plan.missing().map_err(located)?;
+            let missing = plan.missing().map_err(|e| self.located(e))?;
             if missing.is_empty() {
-                break;
+                return Ok(plan);
             }
             let resolved = try_join_all(missing.into_iter().map(|need| async move {
                 let image = self.resolve(&need, options).await.map_err(|error| match need.lines {
-                    Some(lines) => located(CompileError::from(error).or_at(lines)),
+                    Some(lines) => self.located(CompileError::from(error).or_at(lines)),
                     None => error,
                 })?;
                 Ok::<_, BuildError>((need.stage, image))
             }))
             .await?;
             for (stage, image) in resolved {
-                plan.provide(stage, image).map_err(located)?;
+                plan.provide(stage, image).map_err(|e| self.located(e))?;
             }
         }
-        let lowering = Lowerable { plan: &plan, source: &self.source, options };
-        let context = if lowering.uses_context().map_err(located)? {
-            self.loader.context(&self.build, self.ignore.clone()).await?
-        } else {
-            BuildContext::unused()
-        };
-        lowering.lower(&context).map_err(located)
+    }
+
+    fn lower(
+        &self,
+        plan: &Plan,
+        options: &CompileOptions,
+        context: &BuildContext,
+    ) -> Result<(LoweredStage, Definition), BuildError> {
+        let lowered = lower(plan, &self.source, options, context).map_err(|e| self.located(e))?;
+        let definition = result::definition(&lowered, options).map_err(|e| self.located(e))?;
+        Ok((lowered, definition))
     }
 }
 

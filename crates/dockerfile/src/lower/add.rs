@@ -32,9 +32,6 @@ pub(super) fn check_local(source: &str, copy: &CopyCommand, add: bool) -> Result
             "ADD from a git repository is not supported by rbuild yet: `{source}`"
         )));
     }
-    if copy.keep_git_dir == Some(true) {
-        return Err(CompileError::new("keep-git-dir requires a git source"));
-    }
     if !copy.checksum.is_empty() {
         return Err(CompileError::new("checksum requires HTTP(S) or Git sources"));
     }
@@ -61,7 +58,7 @@ impl StageLowering<'_, '_> {
         })?;
         let filename = match paths::base(parsed.path()) {
             "." | "/" => "__unnamed__".to_owned(),
-            base => base.to_owned(),
+            base => percent_decoded(base),
         };
         let constraints = with_command(Constraints::default().custom_name(name), "");
         let options =
@@ -74,4 +71,24 @@ impl StageLowering<'_, '_> {
         };
         Ok(actions.copy(&fetched, action))
     }
+}
+
+/// `%20` and the like resolved; what is no valid escape stays.
+fn percent_decoded(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let hex = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        match hex.and_then(|digits| u8::from_str_radix(digits, 16).ok()).filter(|_| byte == b'%') {
+            Some(decoded) => {
+                out.push(decoded);
+                rest = &tail[2..];
+            }
+            None => {
+                out.push(byte);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }

@@ -3,12 +3,6 @@ use crate::CompileError;
 use crate::parse::{ArgCommand, Pair};
 use crate::shell::Variables;
 
-/// ARGs that are there without being declared, and leave no trace in the image.
-pub(super) const PREDEFINED: [&str; 10] = [
-    "HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "FTP_PROXY", "ftp_proxy", "NO_PROXY", "no_proxy",
-    "ALL_PROXY", "all_proxy",
-];
-
 impl StageLowering<'_, '_> {
     /// ENV: all values see the variables from before the instruction.
     pub(super) fn env(&mut self, pairs: &[Pair]) -> Result<(), CompileError> {
@@ -54,7 +48,11 @@ impl StageLowering<'_, '_> {
                 shown.push_str(&format!("={value}"));
                 self.built.state = self.built.state.clone().add_env(&name, value);
             }
-            self.args.push((name, value));
+            let args = &mut self.built.args;
+            match args.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, known)) => *known = value,
+                None => args.push((name, value)),
+            }
         }
         self.commit(shown, false);
         Ok(())

@@ -1,4 +1,4 @@
-use rbuild_llb::{FileActions, MkdirAction};
+use rbuild_llb::{Chown, Constraints, FileActions, MkdirAction};
 use rbuild_oci::{Empty, Healthcheck};
 
 use super::stage::StageLowering;
@@ -77,12 +77,14 @@ impl StageLowering<'_, '_> {
 
     pub(super) fn expose(&mut self, ports: &[String]) -> Result<(), CompileError> {
         let mut all = Vec::new();
+        let mut words = Vec::new();
         for word in ports {
-            for port in self.expand_words(word)? {
-                all.extend(network::parse_ports(&port).map_err(CompileError::new)?);
-            }
+            words.extend(self.expand_words(word)?);
         }
-        all.sort();
+        words.sort();
+        for word in words {
+            all.extend(network::parse_ports(&word).map_err(CompileError::new)?);
+        }
         self.commit(format!("EXPOSE {}", plain_list(&all)), false);
         self.built.image.config.exposed_ports.extend(all.into_iter().map(|port| (port, Empty {})));
         Ok(())
@@ -133,8 +135,14 @@ impl StageLowering<'_, '_> {
             dir => dir,
         };
         let dir = if path.starts_with('/') { path } else { paths::clean_rooted(&format!("{current}/{path}")) };
-        let name = self.step_name(&step.instruction.original);
-        let constraints = self.constraints(step, name);
+        let made = dir != "/";
+        if made {
+            self.next_step();
+        }
+        // It is cheap and never ignores the cache.
+        let constraints = Constraints::default()
+            .custom_name(self.step_name(step))
+            .location(self.cx.source.location(step.instruction.lines));
         self.built.image.config.working_dir.clone_from(&dir);
         self.built.state = self.built.state.clone().dir(&dir);
         let epoch = self.cx.options.source_date_epoch;
@@ -142,10 +150,9 @@ impl StageLowering<'_, '_> {
             path: dir.clone(),
             mode: 0o755,
             make_parents: true,
-            owner: None,
+            owner: Some(&self.built.image.config.user).filter(|u| !u.is_empty()).map(|u| Chown::parse(u)),
             timestamp_ns: epoch.and_then(|s| s.checked_mul(1_000_000_000)),
         };
-        let made = dir != "/";
         if made {
             self.built.state = self.built.state.file(FileActions::new().mkdir(action), constraints);
         }

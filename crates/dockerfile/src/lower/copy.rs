@@ -11,6 +11,8 @@ use crate::shell::Lexer;
 struct Expanded {
     sources: Vec<String>,
     dest: String,
+    /// The destination before it was made absolute.
+    written: String,
     owner: Option<Chown>,
     mode: Chmod,
     chown: String,
@@ -20,7 +22,7 @@ struct Expanded {
 
 impl StageLowering<'_, '_> {
     pub(super) fn copy(&mut self, step: &Step, copy: &CopyCommand, add: bool) -> Result<(), CompileError> {
-        let name = self.step_name(&step.instruction.original);
+        let name = self.step_name(step);
         let expanded = self.expand_copy(copy)?;
         let mut actions = FileActions::new();
         if !copy.checksum.is_empty() && expanded.sources.len() + copy.inline.len() != 1 {
@@ -48,10 +50,11 @@ impl StageLowering<'_, '_> {
         let chown = self.expand(&copy.chown)?;
         let chmod = self.expand(&copy.chmod)?;
         let mode = parse_mode(&chmod)?;
-        let dest = paths::below(self.built.state.get_dir(), &self.expand(&copy.dest)?);
+        let written = self.expand(&copy.dest)?;
         Ok(Expanded {
             sources,
-            dest,
+            dest: paths::below(self.built.state.get_dir(), &written),
+            written,
             owner: (!chown.is_empty()).then(|| Chown::parse(&chown)),
             // What a symbolic mode makes depends on what is below.
             link: copy.link && !matches!(mode, Chmod::Symbolic(_)),
@@ -136,6 +139,9 @@ impl StageLowering<'_, '_> {
         if !expanded.chmod.is_empty() {
             shown.push_str(&format!(" --chmod={}", expanded.chmod));
         }
+        if copy.parents {
+            shown.push_str(" --parents");
+        }
         for source in &expanded.sources {
             shown.push(' ');
             shown.push_str(source);
@@ -143,7 +149,7 @@ impl StageLowering<'_, '_> {
         for document in &copy.inline {
             shown.push_str(&format!(" <<{}", document.name));
         }
-        let dest = &expanded.dest;
+        let dest = &expanded.written;
         self.commit(format!("{shown} {dest} # buildkit"), true);
     }
 }
@@ -176,7 +182,11 @@ fn parse_mode(text: &str) -> Result<Chmod, CompileError> {
         return Ok(Chmod::Keep);
     }
     if !text.bytes().all(|b| b.is_ascii_digit()) {
-        return Ok(Chmod::Symbolic(text.to_owned()));
+        return if is_symbolic_mode(text) {
+            Ok(Chmod::Symbolic(text.to_owned()))
+        } else {
+            Err(CompileError::new(format!("invalid chmod parameter: '{text}': invalid syntax")))
+        };
     }
     match u32::from_str_radix(text, 8) {
         Ok(bits) if bits <= 0o7777 => Ok(Chmod::Bits(bits)),
@@ -184,4 +194,15 @@ fn parse_mode(text: &str) -> Result<Chmod, CompileError> {
             "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
         ))),
     }
+}
+
+/// `[ugoa]*[-+=][rwxXst]*`, several operations for the same who, several of these after commas.
+fn is_symbolic_mode(text: &str) -> bool {
+    text.split(',').all(|clause| {
+        let operations = clause.trim_start_matches(['u', 'g', 'o', 'a']);
+        let mut parts = operations.split(['+', '-', '=']);
+        operations.starts_with(['+', '-', '='])
+            && parts.next() == Some("")
+            && parts.all(|permissions| permissions.bytes().all(|b| b"rwxXstugo".contains(&b)))
+    })
 }

@@ -25,19 +25,17 @@ impl Lowering<'_> {
         image.config.env = vec![format!("PATH={DEFAULT_PATH}")];
         image.config.working_dir = "/".to_owned();
         let state = State::scratch().platform(platform.clone()).add_env("PATH", DEFAULT_PATH);
-        Built { state, image, base: None, platform: platform.clone(), cmd_set: false }
+        Built { state, image, base: None, platform: platform.clone(), cmd_set: false, args: Vec::new() }
     }
 
     fn on_stage(&self, stage: &Stage, id: usize) -> Result<Built, CompileError> {
         let base = self.built(id)?;
         let mut built = base.clone();
         built.image.config.on_build.clear();
-        if stage.platform != built.platform {
-            built.platform = stage.platform.clone();
-        }
-        // ARGs end with their stage: the environment is that of the image.
-        built.state = with_config(strip(&base.state), &built.image);
-        built.state = built.state.platform(built.platform.clone());
+        built.cmd_set = false;
+        built.platform = stage.platform.clone();
+        // ARGs of the base stay, unless the image has a variable of the same name.
+        built.state = with_config(built.state, &built.image).platform(built.platform.clone());
         Ok(built)
     }
 
@@ -57,11 +55,14 @@ impl Lowering<'_> {
             BaseFiles::Image(name) => self.image(stage, name, place)?,
         };
         image.config.on_build.clear();
-        // The platform's name is normal, whatever the config spells.
+        image.created = None;
+        // Written in its usual spelling, whatever the base says.
+        image.platform = stage.platform.clone();
         let state = with_config(state, &image).platform(stage.platform.clone());
         let is_step = matches!(base.files, BaseFiles::Image(_)) && !empty && !stage.implicit;
         let platform = stage.platform.clone();
-        Ok((Built { state, image, base: Some(original), platform, cmd_set: false }, is_step))
+        let base = Some(original);
+        Ok((Built { state, image, base, platform, cmd_set: false, args: Vec::new() }, is_step))
     }
 
     fn image(&self, stage: &Stage, name: &str, place: &str) -> Result<State, CompileError> {
@@ -87,11 +88,6 @@ impl Lowering<'_> {
 /// An image without any layer is an empty file system: nothing has to be pulled.
 fn is_empty(image: &ImageConfig) -> bool {
     image.rootfs.diff_ids.is_empty() && image.history.iter().all(|entry| entry.empty_layer)
-}
-
-/// The files of a state without what its processes would see.
-fn strip(state: &State) -> State {
-    state.clone().with_environment_of(&State::scratch())
 }
 
 /// A state whose processes see what an image's containers see.

@@ -20,11 +20,11 @@ impl StageLowering<'_, '_> {
 
     /// The ARGs of a process as history shows them: `|2 A=x B=y `, or nothing.
     pub(super) fn shown_args(&self) -> String {
-        if self.args.is_empty() {
+        if self.built.args.is_empty() {
             return String::new();
         }
-        let mut shown = format!("|{}", self.args.len());
-        for (name, value) in &self.args {
+        let mut shown = format!("|{}", self.built.args.len());
+        for (name, value) in &self.built.args {
             let current = self.built.state.get_env(name).map(str::to_owned);
             let value = current.or_else(|| value.clone()).unwrap_or_default();
             shown.push_str(&format!(" {name}={value}"));

@@ -65,13 +65,6 @@ pub(crate) fn lower(
     second.finish()
 }
 
-/// Whether the target uses the build context at all.
-pub(crate) fn uses_context(plan: &Plan) -> Result<bool, CompileError> {
-    let order = plan.order()?;
-    let steps = order.iter().flat_map(|id| &plan.stages[*id].steps);
-    Ok(steps.flat_map(|step| &step.from).any(|from| *from == From::Context))
-}
-
 impl<'a> Lowering<'a> {
     fn new(plan: &'a Plan, source: &'a Source, options: &'a CompileOptions, context: State) -> Self {
         let built = plan.stages.iter().map(|_| None).collect();

@@ -27,7 +27,7 @@ impl StageLowering<'_, '_> {
         if args.is_empty() {
             return Err(CompileError::new("RUN requires a command: its JSON array is empty"));
         }
-        let shown = self.step_name(&step.instruction.original) + &summary(run);
+        let shown = self.step_name(step) + &summary(run);
         let constraints = with_command(self.constraints(step, shown), &step.instruction.original);
         let mut options = ExecOptions { args: args.clone(), proxy_env: self.proxy(), ..ExecOptions::default() };
         options.constraints = constraints.platform(self.built.platform.clone());
@@ -54,7 +54,6 @@ impl StageLowering<'_, '_> {
         let network = match run.network.as_str() {
             "none" => NetMode::None,
             "host" => NetMode::Host,
-            "default" => NetMode::Sandbox,
             _ => options.network,
         };
         let security =
@@ -158,11 +157,10 @@ fn sharing(sharing: Sharing) -> CacheSharing {
 
 /// A cache's first state, when its owner or mode are given.
 fn cache_directory(mount: &MountSpec) -> State {
-    let owned = mount.uid.is_some() || mount.gid.is_some();
     let action = MkdirAction {
         path: "/cache".to_owned(),
         mode: mount.mode.unwrap_or(0o755),
-        owner: owned.then(|| Chown::ids(mount.uid.unwrap_or(0), mount.gid.unwrap_or(0))),
+        owner: Some(Chown::ids(mount.uid.unwrap_or(0), mount.gid.unwrap_or(0))),
         ..MkdirAction::default()
     };
     let constraints = Constraints::default().custom_name("[internal] setting cache mount permissions");
@@ -175,7 +173,7 @@ fn secret(mount: &MountSpec) -> Result<SecretOptions, CompileError> {
         Some(id) => id,
         None => match &target {
             Some(target) => paths::base(target).to_owned(),
-            None => return Err(CompileError::new("one of source, target required")),
+            None => return Err(CompileError::new("invalid secret mount. one of source, target required")),
         },
     };
     let target = match target {
@@ -247,7 +245,7 @@ fn summary(run: &RunCommand) -> String {
         return String::new();
     }
     let mut lines = document.text.trim().lines();
-    let Some(first) = lines.next() else { return String::new() };
+    let first = lines.next().unwrap_or_default();
     let cut = first.chars().take(MAX_SUMMARY).collect::<String>();
     let more = if lines.next().is_some() || cut.len() < first.len() { "..." } else { "" };
     format!(" ({cut}{more})")

@@ -2,7 +2,7 @@ use rbuild_llb::{Constraints, ProgressGroup, State};
 use rbuild_oci::{ImageConfig, Platform};
 
 use super::Lowering;
-use crate::parse::Command;
+use crate::parse::{Command, Instruction};
 use crate::plan::{Base, Stage, StageId, Step};
 use crate::shell::{Lexer, Variables};
 use crate::{CompileError, text};
@@ -19,8 +19,10 @@ pub(crate) struct Built {
     pub(super) image: ImageConfig,
     pub(super) base: Option<ImageConfig>,
     pub(super) platform: Platform,
-    /// CMD was set in this stage or one it is based on within the file.
+    /// CMD was set in this stage.
     pub(super) cmd_set: bool,
+    /// ARGs so far with their values; stages based on this one see them too.
+    pub(super) args: Vec<(String, Option<String>)>,
 }
 
 /// A stage while it is lowered.
@@ -28,8 +30,6 @@ pub(super) struct StageLowering<'a, 'b> {
     pub(super) cx: &'b mut Lowering<'a>,
     pub(super) stage: &'a Stage,
     pub(super) built: Built,
-    /// ARGs so far, with their values.
-    pub(super) args: Vec<(String, Option<String>)>,
     /// Number of the step that is lowered.
     number: usize,
     total: usize,
@@ -56,18 +56,18 @@ impl<'a> Lowering<'a> {
     pub(super) fn stage(&mut self, id: StageId) -> Result<Built, CompileError> {
         let plan = self.plan;
         let stage = &plan.stages[id];
-        let steps = stage.steps.iter().filter(|step| makes_step(&step.instruction.command)).count();
+        let own = stage.steps.iter().filter(|step| !step.trigger);
+        let own = own.filter(|step| makes_step(&step.instruction.command)).count();
+        let triggers = stage.steps.iter().filter(|step| step.trigger).count();
         let has_base = !matches!(stage.base, Base::Scratch | Base::Stage(_));
-        let total = steps + usize::from(has_base);
-        let (mut number, mut ignore_cache) = (0, false);
-        if !stage.implicit {
-            ignore_cache = self.options.ignores_cache(&stage.shown);
-        }
+        // Upstream counts each trigger as a step, but only after the base was named.
+        let total = own + usize::from(has_base);
+        let ignore_cache = !stage.implicit && self.options.ignores_cache(&stage.name);
         let name = stage_name(self, stage, (&stage.platform, None), 1, total);
         let (built, is_step) = self.base(stage, &name)?;
-        number += usize::from(is_step);
-        let mut lowering =
-            StageLowering { cx: self, stage, built, args: Vec::new(), number, total, ignore_cache };
+        let total = total + triggers;
+        let number = usize::from(is_step);
+        let mut lowering = StageLowering { cx: self, stage, built, number, total, ignore_cache };
         for step in &stage.steps {
             lowering.step(step).map_err(|error| error.or_at(step.instruction.lines))?;
         }
@@ -96,13 +96,14 @@ fn stage_name(
         name.push_str(&stage.shown);
         name.push(' ');
     }
-    format!("{name}{number}/{total}] ")
+    let width = total.to_string().len();
+    format!("{name}{number:>width$}/{total}] ")
 }
 
 impl StageLowering<'_, '_> {
     fn step(&mut self, step: &Step) -> Result<(), CompileError> {
         let instruction = &step.instruction;
-        if makes_step(&instruction.command) {
+        if matches!(instruction.command, Command::Add(_) | Command::Copy(_) | Command::Run(_)) {
             self.number += 1;
         }
         match &instruction.command {
@@ -146,8 +147,14 @@ impl StageLowering<'_, '_> {
     }
 
     /// The name of a step: its place, then the instruction with known variables filled in.
-    pub(super) fn step_name(&self, text: &str) -> String {
-        self.place() + &self.shown(text)
+    pub(super) fn step_name(&self, step: &Step) -> String {
+        let trigger = if step.trigger { "ONBUILD " } else { "" };
+        format!("{}{trigger}{}", self.place(), self.shown(&step.instruction))
+    }
+
+    /// Counts a step that is one only under conditions.
+    pub(super) fn next_step(&mut self) {
+        self.number += 1;
     }
 
     /// `[stage n/m] `.
@@ -157,8 +164,12 @@ impl StageLowering<'_, '_> {
     }
 
     /// The instruction as progress shows it.
-    pub(super) fn shown(&self, text: &str) -> String {
-        let lexer = Lexer::raw(self.escape());
+    fn shown(&self, instruction: &Instruction) -> String {
+        let text = instruction.original.as_str();
+        let lexer = match instruction.command {
+            Command::Run(_) => Lexer::shown_command(self.escape()),
+            _ => Lexer::shown(self.escape()),
+        };
         let env = EnvOf(&self.built.state);
         let filled = lexer.expand(text, &env).map_or_else(|_| text.to_owned(), |e| e.text);
         text::uppercase_first_word(&filled)
@@ -193,6 +204,7 @@ fn foreign_target(built: &Built) -> Option<String> {
         architecture.clone_into(&mut target.architecture);
         target.variant = given("TARGETVARIANT").unwrap_or_default().to_owned();
     }
+    let target = target.normalize();
     if target.os != own.os {
         return Some(target.to_string());
     }

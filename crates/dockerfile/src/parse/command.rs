@@ -88,7 +88,6 @@ pub(crate) struct CopyCommand {
     pub(crate) parents: bool,
     pub(crate) excludes: Vec<String>,
     pub(crate) checksum: String,
-    pub(crate) keep_git_dir: Option<bool>,
     pub(crate) unpack: Option<bool>,
 }
 
@@ -313,7 +312,6 @@ fn copy(node: &Node, add: bool) -> Result<Command, CompileError> {
         parents: flags.is_set("parents"),
         excludes: flags.values("exclude"),
         checksum: flags.text("checksum"),
-        keep_git_dir: flags.value("keep-git-dir").map(|value| value == "true"),
         unpack: flags.value("unpack").map(|value| value == "true"),
     });
     Ok(if add { Command::Add(command) } else { Command::Copy(command) })

@@ -30,7 +30,7 @@ impl<'a> LineReader<'a> {
         if end > MAX_LINE_BYTES {
             return Err(CompileError::at(
                 Lines::one(self.number),
-                format!("dockerfile line greater than maximum allowed size of {MAX_LINE_BYTES}"),
+                format!("dockerfile line greater than max allowed size of {MAX_LINE_BYTES}"),
             ));
         }
         let (line, rest) = self.rest.split_at(end);

@@ -48,6 +48,7 @@ impl Plan {
             plan.stages[index].steps = steps;
         }
         plan.trigger_stages()?;
+        plan.check_cycles()?;
         Ok(plan)
     }
 
@@ -179,7 +180,7 @@ impl Plan {
             let from = match &instruction.command {
                 Command::Copy(copy) => match &copy.from {
                     None => vec![From::Context],
-                    Some(name) => vec![From::Stage(self.named(stage, name, "--from", lines)?)],
+                    Some(name) => vec![From::Stage(self.copied(stage, name, lines)?)],
                 },
                 Command::Add(_) => vec![From::Context],
                 Command::Run(run) => {
@@ -197,22 +198,28 @@ impl Plan {
         Ok(match mount_source(mount) {
             MountSource::Nothing => From::Nothing,
             MountSource::Context => From::Context,
-            MountSource::Empty => From::Stage(self.named(stage, SCRATCH, "mount from", lines)?),
-            MountSource::Named(name) => From::Stage(self.named(stage, &name, "mount from", lines)?),
+            MountSource::Empty => From::Stage(self.named(stage, SCRATCH, false, lines)?),
+            MountSource::Named(name) if name.contains('$') => {
+                let message = "'from' doesn't support variable expansion, define alias stage instead";
+                return Err(CompileError::syntax(lines, message));
+            }
+            MountSource::Named(name) => From::Stage(self.named(stage, &name, false, lines)?),
         })
     }
 
-    /// The stage that `from=` means: by name, by number, or a new one for an image.
-    fn named(&mut self, stage: StageId, name: &str, flag: &str, lines: Lines) -> Result<StageId, CompileError> {
+    fn copied(&mut self, stage: StageId, name: &str, lines: Lines) -> Result<StageId, CompileError> {
         if name.contains('$') {
             return Err(CompileError::at(
                 lines,
-                format!(
-                    "variable expansion is not supported for {flag}, define a new stage with FROM using ARG from \
-                     global scope as a workaround"
-                ),
+                "variable expansion is not supported for --from, define a new stage with FROM using ARG from global \
+                 scope as a workaround",
             ));
         }
+        self.named(stage, name, true, lines)
+    }
+
+    /// The stage that `from=` means: by name, by number, or a new one for an image.
+    fn named(&mut self, stage: StageId, name: &str, copy: bool, lines: Lines) -> Result<StageId, CompileError> {
         let lower = name.to_lowercase();
         let written = self.stages.iter().take_while(|other| !other.implicit).count();
         if let Some(id) = (0..written).rev().find(|id| self.stages[*id].name == lower && !lower.is_empty()) {
@@ -239,7 +246,7 @@ impl Plan {
             base_name: name.to_owned(),
             platform,
             original: String::new(),
-            lines: None,
+            lines: copy.then_some(lines),
             steps: Vec::new(),
             triggered: false,
             implicit: true,
@@ -271,7 +278,7 @@ impl Plan {
     /// Hands over what was missing. Triggers of the base become the stage's first steps.
     pub(crate) fn provide(&mut self, stage: StageId, image: BaseImage) -> Result<(), CompileError> {
         if let Some(platform) = &image.platform {
-            self.stages[stage].platform = platform.clone();
+            self.stages[stage].platform = platform.normalize();
         }
         let triggers = image.config.as_ref().map(|c| c.config.on_build.clone()).unwrap_or_default();
         self.stages[stage].base = Base::Resolved(Box::new(image));

@@ -22,6 +22,16 @@ impl Stage {
 impl Plan {
     /// The stages that the target needs, each after those it needs itself. Errors: a cycle.
     pub(crate) fn order(&self) -> Result<Vec<StageId>, CompileError> {
+        self.walk(&[self.target])
+    }
+
+    /// Refuses cycles, also among stages that the target does not need.
+    pub(super) fn check_cycles(&self) -> Result<(), CompileError> {
+        let all: Vec<StageId> = (0..self.stages.len()).collect();
+        self.walk(&all).map(drop)
+    }
+
+    fn walk(&self, roots: &[StageId]) -> Result<Vec<StageId>, CompileError> {
         #[derive(Clone, Copy, PartialEq)]
         enum Mark {
             New,
@@ -30,21 +40,26 @@ impl Plan {
         }
         let mut marks = vec![Mark::New; self.stages.len()];
         let mut order = Vec::new();
-        let mut stack = vec![(self.target, self.stages[self.target].needs(), 0_usize)];
-        marks[self.target] = Mark::Open;
-        while let Some((id, needs, next)) = stack.pop() {
-            let Some((need, lines)) = needs.get(next).copied() else {
-                marks[id] = Mark::Done;
-                order.push(id);
+        for root in roots.iter().copied() {
+            if marks[root] != Mark::New {
                 continue;
-            };
-            stack.push((id, needs, next + 1));
-            match marks[need] {
-                Mark::Done => {}
-                Mark::Open => return Err(self.cycle(need, lines.unwrap_or(Lines::one(1)))),
-                Mark::New => {
-                    marks[need] = Mark::Open;
-                    stack.push((need, self.stages[need].needs(), 0));
+            }
+            let mut stack = vec![(root, self.stages[root].needs(), 0_usize)];
+            marks[root] = Mark::Open;
+            while let Some((id, needs, next)) = stack.pop() {
+                let Some((need, lines)) = needs.get(next).copied() else {
+                    marks[id] = Mark::Done;
+                    order.push(id);
+                    continue;
+                };
+                stack.push((id, needs, next + 1));
+                match marks[need] {
+                    Mark::Done => {}
+                    Mark::Open => return Err(self.cycle(need, lines.unwrap_or(Lines::one(1)))),
+                    Mark::New => {
+                        marks[need] = Mark::Open;
+                        stack.push((need, self.stages[need].needs(), 0));
+                    }
                 }
             }
         }

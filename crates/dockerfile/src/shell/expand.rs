@@ -39,12 +39,17 @@ impl Lexer {
         Self { escape, raw_quotes: false, raw_escapes: false, no_quotes: false, skip_unset: false }
     }
 
-    /// For shown texts: all but known variables stays as it is written.
+    /// For finding heredocs: all stays as it is written.
     pub(crate) fn raw(escape: char) -> Self {
         Self { raw_quotes: true, raw_escapes: true, skip_unset: true, ..Self::new(escape) }
     }
 
-    /// For shown flags: quotes are resolved, unknown variables stay.
+    /// For shown commands: quotes and unknown variables stay.
+    pub(crate) fn shown_command(escape: char) -> Self {
+        Self { raw_quotes: true, ..Self::shown(escape) }
+    }
+
+    /// For shown instructions: quotes are resolved, unknown variables stay.
     pub(crate) fn shown(escape: char) -> Self {
         Self { skip_unset: true, ..Self::new(escape) }
     }
@@ -296,6 +301,7 @@ impl Cursor<'_> {
         let result = self.until(Some(stop), raw_escapes).map(|(text, _)| text);
         match result {
             Err(_) if self.peek().is_none() && stop == '}' => Err("syntax error: missing '}'".to_owned()),
+            Err(_) if self.peek().is_none() && stop == '/' => Err("syntax error: missing '/' in ${}".to_owned()),
             other => other,
         }
     }

@@ -36,7 +36,9 @@ impl Pattern {
                 c if c == escape => match chars.next() {
                     Some(literal @ ('*' | '?' | '\\' | '/' | '}')) => Part::Literal(literal),
                     Some(literal) if literal == escape => Part::Literal(literal),
-                    Some(other) => return Err(format!("invalid escape sequence: {escape}{other}")),
+                    Some(other) => return Err(format!(
+                            "invalid pattern ({text}) in substitution: invalid escape '{escape}{other}'"
+                        )),
                     None => Part::Literal(escape),
                 },
                 c => Part::Literal(c),
