@@ -1,0 +1,202 @@
+use std::sync::Arc;
+
+use rbuild_exec::ExecError;
+use rbuild_session::SessionError;
+use rbuild_source::SourceError;
+use rbuild_store::StoreError;
+use rbuild_sys::SysError;
+
+use crate::entitlements::Entitlement;
+use crate::files::FileError;
+
+/// Whose doing a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpErrorKind {
+    /// A step of the user's failed.
+    User,
+    /// The definition asks for something impossible.
+    Invalid,
+    /// Something named is not there.
+    NotFound,
+    /// An entitlement or a policy is missing.
+    Denied,
+    /// A registry, server or client failed.
+    Peer,
+    /// The disk is full.
+    NoSpace,
+    /// This daemon does not have the feature.
+    Unsupported,
+    /// Nobody waits for the result any more.
+    Cancelled,
+    /// The machine.
+    Environment,
+    /// A broken invariant of ours.
+    Internal,
+}
+
+/// An op failed. Causes are shared, because all builds that waited for the op get the same error.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpError {
+    /// The process ended with a code that does not count as success.
+    #[error("process {command} did not complete successfully: exit code: {code}{}", if *.oom { " (out of memory)" } else { "" })]
+    Exit {
+        /// The command line, quoted.
+        command: String,
+        /// Its exit code, or 128 and the signal.
+        code: u32,
+        /// The kernel killed it for lack of memory.
+        oom: bool,
+    },
+    /// The process could not be started or watched.
+    #[error("process {command} did not complete successfully: {error}")]
+    Exec {
+        /// The command line, quoted.
+        command: String,
+        /// Why.
+        #[source]
+        error: Arc<ExecError>,
+    },
+    /// The build was not granted what the op needs.
+    #[error("{entitlement} is not allowed: {missing}")]
+    Denied {
+        /// What it needs.
+        entitlement: Entitlement,
+        /// Who has to grant it.
+        missing: &'static str,
+    },
+    /// This daemon does not have the feature.
+    #[error("{what} is not supported by this daemon")]
+    Unsupported {
+        /// Which feature.
+        what: String,
+    },
+    /// The definition asks for something impossible.
+    #[error("{message}")]
+    Invalid {
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+    /// The client has no such secret.
+    #[error("secret {id}: not found")]
+    NoSecret {
+        /// Which one.
+        id: String,
+    },
+    /// The client forwards no such agent.
+    #[error("no SSH key \"{id}\" forwarded from the client")]
+    NoAgent {
+        /// Which one.
+        id: String,
+    },
+    /// A file could not be changed as asked.
+    #[error(transparent)]
+    File(#[from] Arc<FileError>),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A source.
+    #[error(transparent)]
+    Source(Arc<SourceError>),
+    /// The client that started the build.
+    #[error(transparent)]
+    Session(Arc<SessionError>),
+    /// A system call.
+    #[error(transparent)]
+    Sys(Arc<SysError>),
+    /// Nobody waits any more.
+    #[error("context canceled")]
+    Cancelled,
+    /// A worker thread ended early.
+    #[error("internal error: {detail}")]
+    Internal {
+        /// How.
+        detail: String,
+    },
+}
+
+impl OpError {
+    /// Exit code of the failed process, if that is what happened.
+    pub fn exit_code(&self) -> Option<u32> {
+        match self {
+            Self::Exit { code, .. } => Some(*code),
+            Self::Exec { error, .. } => error.exit_code(),
+            _ => None,
+        }
+    }
+
+    /// Whose doing it is.
+    pub fn kind(&self) -> OpErrorKind {
+        match self {
+            Self::Exit { .. } => OpErrorKind::User,
+            Self::Exec { error, .. } => match &**error {
+                ExecError::Cancelled => OpErrorKind::Cancelled,
+                error if error.is_users() => OpErrorKind::User,
+                ExecError::Sys(error) if error.is_no_space() => OpErrorKind::NoSpace,
+                _ => OpErrorKind::Environment,
+            },
+            Self::Denied { .. } => OpErrorKind::Denied,
+            Self::Unsupported { .. } => OpErrorKind::Unsupported,
+            Self::Invalid { .. } => OpErrorKind::Invalid,
+            Self::NoSecret { .. } | Self::NoAgent { .. } => OpErrorKind::NotFound,
+            Self::File(error) => error.kind(),
+            Self::Store(error) => store_kind(error),
+            Self::Source(error) => crate::ops::source::kind(error),
+            Self::Session(error) if error.is_no_space() => OpErrorKind::NoSpace,
+            Self::Session(_) => OpErrorKind::Peer,
+            Self::Sys(error) if error.is_no_space() => OpErrorKind::NoSpace,
+            Self::Sys(_) => OpErrorKind::Environment,
+            Self::Cancelled => OpErrorKind::Cancelled,
+            Self::Internal { .. } => OpErrorKind::Internal,
+        }
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::Invalid { message: message.into() }
+    }
+
+    pub(crate) fn unsupported(what: impl Into<String>) -> Self {
+        Self::Unsupported { what: what.into() }
+    }
+}
+
+fn store_kind(error: &StoreError) -> OpErrorKind {
+    match error {
+        error if error.is_no_space() => OpErrorKind::NoSpace,
+        error if error.is_not_found() => OpErrorKind::NotFound,
+        StoreError::Fetch { .. } | StoreError::SourceGone { .. } | StoreError::DiffId { .. } => {
+            OpErrorKind::Peer
+        }
+        StoreError::Worker { .. } => OpErrorKind::Internal,
+        _ => OpErrorKind::Environment,
+    }
+}
+
+impl From<FileError> for OpError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Cancelled => Self::Cancelled,
+            error => Self::File(Arc::new(error)),
+        }
+    }
+}
+
+impl From<SessionError> for OpError {
+    fn from(error: SessionError) -> Self {
+        match error {
+            SessionError::Cancelled => Self::Cancelled,
+            error => Self::Session(Arc::new(error)),
+        }
+    }
+}
+
+impl From<SysError> for OpError {
+    fn from(error: SysError) -> Self {
+        Self::Sys(Arc::new(error))
+    }
+}
+
+impl From<tokio::task::JoinError> for OpError {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::Internal { detail: error.to_string() }
+    }
+}

@@ -1,0 +1,142 @@
+//! Unpacks archives as ADD does: tar, plain or compressed, into a directory that acts as their root.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rbuild_oci::layer::{EntryKind, LayerEntry, LayerReader};
+use rbuild_sys::{Root, makedev};
+
+use super::copy::CopyRequest;
+use super::error::{FileError, Result};
+use super::make::{io as io_error, make_dirs};
+use super::paths::{rooted, shown};
+
+const PARENT_MODE: u32 = 0o755;
+/// Type bits of `st_mode`.
+const CHAR_DEVICE: u32 = 0o020_000;
+const BLOCK_DEVICE: u32 = 0o060_000;
+const FIFO: u32 = 0o010_000;
+
+type Archive = LayerReader<Box<dyn Read + Send>>;
+
+/// Unpacks `source` if it is an archive; says whether it was.
+pub(crate) fn unpack(from: &Root, source: &Path, to: &Root, request: &CopyRequest<'_>) -> Result<bool> {
+    let at = rooted(from, source.as_os_str().as_bytes())?;
+    match from.stat(&at) {
+        Ok(stat) if stat.is_file() => {}
+        // Said better by the copy that follows.
+        _ => return Ok(false),
+    }
+    if !is_archive(from.open_file_nofollow(&at)?) {
+        return Ok(false);
+    }
+    let dest = rooted(to, request.dest.as_bytes())?;
+    let owner = request.changes.owner;
+    if !dest.as_os_str().is_empty() {
+        make_dirs(to, &dest, PARENT_MODE, owner.unwrap_or_default(), request.changes.mtime_ns)?;
+    }
+    let root = to.open_dir_nofollow(&dest)?;
+    let name = shown(source);
+    let bad = |reason: String| FileError::Archive { path: name.clone(), reason };
+    let mut archive = open(from.open_file_nofollow(&at)?).map_err(&bad)?;
+    let mut times: Vec<(PathBuf, i64)> = Vec::new();
+    while let Some(entry) = archive.next_entry().map_err(|error| bad(error.to_string()))? {
+        if request.cancel.is_cancelled() {
+            return Err(FileError::Cancelled);
+        }
+        extract(&root, &entry, &mut archive, request).map_err(|error| match error {
+            FileError::Sys(error) if !error.is_no_space() => bad(format!("{}: {error}", shown(&entry.path))),
+            other => other,
+        })?;
+        if entry.kind == EntryKind::Directory {
+            times.push((entry.path, entry.mtime_ns));
+        }
+    }
+    // To the very end: a cut or damaged stream is an error even where the archive in it was whole.
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|error| bad(error.to_string()))?;
+    for (path, mtime_ns) in times.iter().rev() {
+        match root.utimes(path, request.changes.mtime_ns.unwrap_or(*mtime_ns)) {
+            // Replaced by a later entry.
+            Err(error) if error.is_not_found() || error.is_not_dir() => {}
+            other => other?,
+        }
+    }
+    Ok(true)
+}
+
+fn open(file: File) -> std::result::Result<Archive, String> {
+    let reader = rbuild_oci::decompress(Box::new(file)).map_err(|error| error.to_string())?;
+    Ok(LayerReader::new(reader))
+}
+
+/// An archive is what begins with a header.
+fn is_archive(file: File) -> bool {
+    let Ok(mut archive) = open(file) else { return false };
+    matches!(archive.next_entry(), Ok(Some(_)))
+}
+
+fn extract(root: &Root, entry: &LayerEntry, data: &mut Archive, request: &CopyRequest<'_>) -> Result<()> {
+    let path = entry.path.as_path();
+    if path.as_os_str().is_empty() {
+        return if entry.kind == EntryKind::Directory { own(root, entry, request) } else { Ok(()) };
+    }
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
+        && !root.exists(parent)?
+    {
+        root.mkdir_all(parent, PARENT_MODE)?;
+    }
+    match root.stat(path) {
+        Ok(stat) if stat.is_dir() && entry.kind == EntryKind::Directory => return own(root, entry, request),
+        Ok(_) => root.remove_all(path)?,
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error.into()),
+    }
+    let device = makedev(entry.device.0, entry.device.1);
+    match entry.kind {
+        EntryKind::Directory => root.mkdir(path, entry.mode)?,
+        EntryKind::File => {
+            let mut file = root.create_file(path, entry.mode, true)?;
+            let copied = io::copy(&mut data.take(entry.size), &mut file);
+            let copied = copied.map_err(|error| io_error("write", path, &error))?;
+            if copied != entry.size {
+                let reason = format!("it ends within `{}`", shown(path));
+                return Err(FileError::Archive { path: request.src.to_owned(), reason });
+            }
+        }
+        EntryKind::Symlink => root.symlink(&entry.link, path)?,
+        // Another name of the same inode: it has its metadata already.
+        EntryKind::HardLink => return Ok(root.hard_link(&entry.link, path)?),
+        EntryKind::CharDevice if device == 0 => return Ok(()),
+        EntryKind::CharDevice => root.mknod(path, CHAR_DEVICE | entry.mode, device)?,
+        EntryKind::BlockDevice => root.mknod(path, BLOCK_DEVICE | entry.mode, device)?,
+        EntryKind::Fifo => root.mknod(path, FIFO | entry.mode, 0)?,
+    }
+    own(root, entry, request)
+}
+
+/// Owner, attributes, mode and time of an entry; directories get their time at the end.
+fn own(root: &Root, entry: &LayerEntry, request: &CopyRequest<'_>) -> Result<()> {
+    let path = entry.path.as_path();
+    let (uid, gid) = match request.changes.owner {
+        Some(owner) => (owner.uid, owner.gid),
+        None => (entry.uid, entry.gid),
+    };
+    root.chown(path, uid, gid)?;
+    if entry.kind != EntryKind::Symlink {
+        root.chmod(path, entry.mode)?;
+    }
+    for (name, value) in &entry.xattrs {
+        if name.starts_with("trusted.overlay.") || name.starts_with("user.overlay.") {
+            continue;
+        }
+        if let Err(error) = root.xattr_set(path, name, value) {
+            tracing::debug!(name, %error, "extended attribute of an archive not kept");
+        }
+    }
+    if entry.kind != EntryKind::Directory {
+        root.utimes(path, request.changes.mtime_ns.unwrap_or(entry.mtime_ns))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! An exec op's mounts as the sandbox takes them, and what becomes of them afterwards.
+//!
+//! | mount | the process sees | afterwards |
+//! |---|---|---|
+//! | bind, written and kept | a new tree over the input | committed: an output |
+//! | bind, written, not kept | a new tree over the input | thrown away |
+//! | bind, read-only | the input | the same ref, if it is an output |
+//! | cache | a named directory of the store | stays there |
+//! | tmpfs | memory | gone |
+//! | secret | a file in memory | gone |
+//! | ssh | a socket to the client's agent | closed |
+//!
+//! A selector (`subpath`) is resolved by the sandbox, by descriptor, below the root of what is mounted (P1, P3). Trees
+//! are not mounted in the daemon: the overlay is made inside the sandbox. Locked cache mounts are taken in the order of
+//! their names, so that two steps that share several cannot wait for each other.
+
+use std::time::Duration;
+
+use rbuild_digest::random_id;
+use rbuild_exec::{ContainerMount, MountSource};
+use rbuild_llb::{CacheSharing, ExecOp, Mount, MountKind, SecretMount, SshMount};
+use rbuild_session::{Session, SessionError, SessionGroup, SshSocket};
+use rbuild_store::{CacheMount, CacheMountOptions, MutableRef, NewMutable, Ref, Sharing};
+
+use crate::error::OpError;
+use crate::op::LlbOp;
+use crate::worker::Worker;
+
+/// Mode of a tmpfs mount's root, as the kernel has it by default.
+const TMPFS_MODE: u32 = 0o1777;
+/// How long a session that a build names is waited for.
+const SESSION_WAIT: Duration = Duration::from_secs(5);
+
+/// What becomes an output.
+enum Output {
+    Same(Ref),
+    Written(MutableRef),
+}
+
+/// Everything that a process sees, held until it has ended.
+pub(crate) struct Prepared {
+    pub(crate) rootfs: rbuild_sys::Mount,
+    pub(crate) mounts: Vec<ContainerMount>,
+    outputs: Vec<(u32, Output)>,
+    /// Only held: thrown away or released when dropped.
+    scratch: Vec<MutableRef>,
+    caches: Vec<((String, Option<u32>), CacheMount)>,
+    sockets: Vec<SshSocket>,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared")
+            .field("rootfs", &self.rootfs)
+            .field("mounts", &self.mounts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Prepares the mounts of an exec.
+pub(crate) async fn prepare(
+    op: &LlbOp,
+    exec: &ExecOp,
+    inputs: &[Ref],
+    sessions: &SessionGroup,
+) -> Result<Prepared, OpError> {
+    let root = exec.root_mount().ok_or_else(|| OpError::invalid("the exec op has no mount at `/`"))?;
+    if root.kind != MountKind::Bind || !root.selector.is_empty() {
+        return Err(OpError::invalid(
+            "the root of a process is a whole file system, not a part or another kind of mount",
+        ));
+    }
+    let mut prepared = Prepared {
+        rootfs: rbuild_sys::Mount::Tmpfs { size: None, mode: TMPFS_MODE },
+        mounts: Vec::with_capacity(exec.mounts.len()),
+        outputs: Vec::new(),
+        scratch: Vec::new(),
+        caches: Vec::new(),
+        sockets: Vec::new(),
+    };
+    prepared.rootfs = prepared.bind(op, root, inputs).await?;
+    prepared.take_caches(op, exec, inputs).await?;
+    for mount in exec.mounts.iter().filter(|mount| !std::ptr::eq(*mount, root)) {
+        let source = match &mount.kind {
+            MountKind::Bind => Some(MountSource::Mount(prepared.bind(op, mount, inputs).await?)),
+            MountKind::Cache { id, .. } => Some(MountSource::Mount(prepared.cache(mount, id)?)),
+            MountKind::Tmpfs { size_bytes } => Some(tmpfs(*size_bytes)),
+            MountKind::Secret(secret) => secret_file(&op.worker, sessions, secret).await?,
+            MountKind::Ssh(ssh) => prepared.agent(&op.worker, sessions, ssh).await?,
+        };
+        if let Some(source) = source {
+            let (dest, subpath, readonly) = (mount.dest.clone(), mount.selector.clone(), mount.readonly);
+            prepared.mounts.push(ContainerMount { dest, source, subpath, readonly });
+        }
+    }
+    Ok(prepared)
+}
+
+fn tmpfs(size_bytes: i64) -> MountSource {
+    let size = u64::try_from(size_bytes).ok().filter(|size| *size > 0);
+    MountSource::Mount(rbuild_sys::Mount::Tmpfs { size, mode: TMPFS_MODE })
+}
+
+fn input<'a>(mount: &Mount, inputs: &'a [Ref]) -> Option<&'a Ref> {
+    mount.input.and_then(|input| inputs.get(input as usize))
+}
+
+impl Prepared {
+    async fn bind(
+        &mut self,
+        op: &LlbOp,
+        mount: &Mount,
+        inputs: &[Ref],
+    ) -> Result<rbuild_sys::Mount, OpError> {
+        let store = &op.worker.options.store;
+        let base = input(mount, inputs);
+        if mount.readonly {
+            let base = match base {
+                Some(base) => base.clone(),
+                None => store.scratch().await?,
+            };
+            let shown = base.mount().await?;
+            if let Some(output) = mount.output {
+                self.outputs.push((output, Output::Same(base)));
+            }
+            return Ok(shown.into_readonly());
+        }
+        let tree = store.new_mutable(base, NewMutable::regular(&op.name)).await?;
+        let shown = tree.mount()?;
+        match mount.output {
+            Some(output) => self.outputs.push((output, Output::Written(tree))),
+            None => self.scratch.push(tree),
+        }
+        Ok(shown)
+    }
+
+    /// Takes all cache mounts, each once, in the order of their names.
+    async fn take_caches(&mut self, op: &LlbOp, exec: &ExecOp, inputs: &[Ref]) -> Result<(), OpError> {
+        let mut wanted = Vec::new();
+        for mount in &exec.mounts {
+            if let MountKind::Cache { id, sharing } = &mount.kind {
+                let key = (id.clone(), mount.input);
+                if !wanted.iter().any(|(known, _, _)| *known == key) {
+                    wanted.push((key, *sharing, input(mount, inputs).cloned()));
+                }
+            }
+        }
+        wanted.sort_by(|a, b| a.0.cmp(&b.0));
+        for (key, sharing, base) in wanted {
+            let options = CacheMountOptions {
+                id: key.0.clone(),
+                sharing: match sharing {
+                    CacheSharing::Shared => Sharing::Shared,
+                    CacheSharing::Private => Sharing::Private,
+                    CacheSharing::Locked => Sharing::Locked,
+                },
+                base,
+                description: format!("cached mount {} from exec {}", key.0, op.name),
+            };
+            let cache = op.worker.options.store.cache_mount(options).await?;
+            self.caches.push((key, cache));
+        }
+        Ok(())
+    }
+
+    fn cache(&self, mount: &Mount, id: &str) -> Result<rbuild_sys::Mount, OpError> {
+        let taken = self.caches.iter().find(|((name, input), _)| name == id && *input == mount.input);
+        let (_, cache) =
+            taken.ok_or_else(|| OpError::Internal { detail: "a cache mount was not taken".into() })?;
+        let shown = cache.mount()?;
+        Ok(if mount.readonly { shown.into_readonly() } else { shown })
+    }
+
+    async fn agent(
+        &mut self,
+        worker: &Worker,
+        sessions: &SessionGroup,
+        ssh: &SshMount,
+    ) -> Result<Option<MountSource>, OpError> {
+        let id = if ssh.id.is_empty() { "default" } else { &ssh.id };
+        for session in open_sessions(worker, sessions).await {
+            match session.ssh_check(id).await {
+                Ok(()) => {}
+                Err(error) if error.is_not_found() || error.is_unsupported() || error.is_closed() => continue,
+                Err(error) if ssh.optional => {
+                    tracing::debug!(id, %error, "ssh agent left out");
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            let path = worker.options.run_dir.join(format!("{}.sock", random_id()));
+            let socket = SshSocket::bind(&session, id, &path, ssh.uid, ssh.gid, ssh.mode)?;
+            self.sockets.push(socket);
+            let source = MountSource::Mount(rbuild_sys::Mount::Bind { source: path, readonly: false });
+            return Ok(Some(source));
+        }
+        if ssh.optional { Ok(None) } else { Err(OpError::NoAgent { id: id.to_owned() }) }
+    }
+
+    /// Makes refs of what was written, and releases the rest. One ref per output of the op.
+    pub(crate) async fn commit(self, op: &LlbOp, count: u32) -> Result<Vec<Ref>, OpError> {
+        let Self { outputs, scratch, caches, sockets, .. } = self;
+        drop((scratch, caches, sockets));
+        let mut refs: Vec<Option<Ref>> = vec![None; count as usize];
+        for (index, output) in outputs {
+            let made = match output {
+                Output::Same(same) => same,
+                Output::Written(tree) => tree.commit().await?,
+            };
+            if let Some(slot) = refs.get_mut(index as usize) {
+                *slot = Some(made);
+            }
+        }
+        let mut complete = Vec::with_capacity(refs.len());
+        for made in refs {
+            complete.push(match made {
+                Some(made) => made,
+                // An output that no bind mount is behind (a cache mount, a gap in the numbers).
+                None => op.worker.options.store.scratch().await?,
+            });
+        }
+        Ok(complete)
+    }
+}
+
+/// The sessions of a group that are there, waiting a little for the first.
+async fn open_sessions(worker: &Worker, sessions: &SessionGroup) -> Vec<Session> {
+    let manager = &worker.options.sessions;
+    let mut open = Vec::new();
+    for id in sessions.ids() {
+        let wait = open.is_empty().then_some(SESSION_WAIT);
+        if let Ok(session) = manager.get(&id, wait).await {
+            open.push(session);
+        }
+    }
+    open
+}
+
+/// A secret from the first client that has it.
+///
+/// Errors: [`OpError::NoSecret`] if none has, unless it is optional.
+pub(crate) async fn secret(
+    worker: &Worker,
+    sessions: &SessionGroup,
+    id: &str,
+    optional: bool,
+) -> Result<Option<Vec<u8>>, OpError> {
+    for session in open_sessions(worker, sessions).await {
+        match session.get_secret(id).await {
+            Ok(bytes) => return Ok(Some(bytes)),
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if optional { Ok(None) } else { Err(OpError::NoSecret { id: id.to_owned() }) }
+}
+
+fn is_missing(error: &SessionError) -> bool {
+    error.is_not_found() || error.is_unsupported() || error.is_closed()
+}
+
+async fn secret_file(
+    worker: &Worker,
+    sessions: &SessionGroup,
+    mount: &SecretMount,
+) -> Result<Option<MountSource>, OpError> {
+    let found = secret(worker, sessions, &mount.id, mount.optional).await?;
+    Ok(found.map(|bytes| MountSource::Data {
+        bytes,
+        mode: mount.mode & 0o777,
+        uid: mount.uid,
+        gid: mount.gid,
+    }))
+}

@@ -1,0 +1,92 @@
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use rbuild_digest::Digest;
+use rbuild_llb::{LinuxResources, OpKind};
+use rbuild_oci::Platform;
+use rbuild_solver::{CacheMap, Op, OpContext};
+use rbuild_store::Ref;
+
+use crate::error::OpError;
+use crate::ops;
+use crate::scope::Scope;
+use crate::worker::Worker;
+
+/// One vertex of a low-level build graph.
+pub struct LlbOp {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) kind: OpKind,
+    /// How many inputs the vertex has.
+    pub(crate) inputs: usize,
+    pub(crate) platform: Option<Platform>,
+    pub(crate) resources: Option<LinuxResources>,
+    /// Shown to the user, and in `du`.
+    pub(crate) name: String,
+}
+
+impl fmt::Debug for LlbOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LlbOp")
+            .field("kind", &self.kind.word())
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Op for LlbOp {
+    type Output = Ref;
+    type Scope = Scope;
+    type Error = OpError;
+
+    async fn cache_map(&self, cx: &OpContext<Scope>) -> Result<CacheMap, OpError> {
+        match &self.kind {
+            OpKind::Source(op) => ops::source::cache_map(self, op, cx).await,
+            OpKind::Exec(op) => Ok(ops::exec_key::cache_map(self, op)),
+            OpKind::File(op) => Ok(ops::file_key::cache_map(self, op)),
+            OpKind::Merge(op) => Ok(ops::simple::merge_map(op)),
+            OpKind::Diff(op) => Ok(ops::simple::diff_map(*op)),
+            OpKind::Passthrough(op) => Ok(ops::simple::passthrough_map(op)),
+            OpKind::Build(_) => Err(ops::simple::build_op_refused()),
+        }
+    }
+
+    async fn content_key(
+        &self,
+        _cx: &OpContext<Scope>,
+        input: usize,
+        output: &Ref,
+    ) -> Result<Option<Digest>, OpError> {
+        match &self.kind {
+            OpKind::Exec(op) => ops::select::digest(output, &ops::exec_key::selectors(op, input)).await,
+            OpKind::File(op) => {
+                ops::select::digest(output, &ops::file_key::selectors(op, self.inputs, input)).await
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn exec(&self, cx: &OpContext<Scope>, inputs: Vec<Ref>) -> Result<Vec<Ref>, OpError> {
+        match &self.kind {
+            OpKind::Source(op) => ops::source::fetch(self, op, cx).await,
+            OpKind::Exec(op) => ops::exec::run(self, op, cx, &inputs).await,
+            OpKind::File(op) => ops::file::run(self, op, cx, &inputs).await,
+            OpKind::Merge(op) => ops::simple::merge(self, op, &inputs).await,
+            OpKind::Diff(op) => ops::simple::diff(self, *op, &inputs).await,
+            OpKind::Passthrough(op) => Ok(ops::simple::passthrough(op, &inputs)),
+            OpKind::Build(_) => Err(ops::simple::build_op_refused()),
+        }
+    }
+
+    fn shareable(&self) -> bool {
+        match &self.kind {
+            OpKind::Source(op) => ops::source::shareable(op),
+            _ => true,
+        }
+    }
+
+    fn resolves(&self) -> bool {
+        matches!(self.kind, OpKind::Source(_))
+    }
+}

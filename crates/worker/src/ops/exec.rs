@@ -1,0 +1,226 @@
+//! Runs a process: mounts, spec, run, outputs.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rbuild_exec::{ExecError, ExitStatus, Output, ProcessIo, ProcessSpec, Resources};
+use rbuild_llb::{ExecMeta, ExecOp, LinuxResources, NetMode, ProxyEnv, SecurityMode};
+use rbuild_session::SessionGroup;
+use rbuild_solver::OpContext;
+use rbuild_store::Ref;
+
+use crate::error::OpError;
+use crate::logs::Logs;
+use crate::mounts::{self, Prepared};
+use crate::op::LlbOp;
+use crate::scope::{self, Scope};
+
+/// Streams of log events.
+const STDOUT: i64 = 1;
+const STDERR: i64 = 2;
+
+pub(crate) async fn run(
+    op: &LlbOp,
+    exec: &ExecOp,
+    cx: &OpContext<Scope>,
+    inputs: &[Ref],
+) -> Result<Vec<Ref>, OpError> {
+    for scope in cx.scopes() {
+        scope.entitlements.check_exec(exec)?;
+    }
+    let sessions = scope::sessions_of(cx);
+    let work = async {
+        let prepared = mounts::prepare(op, exec, inputs, &sessions).await?;
+        let spec = spec(op, exec, &prepared, &sessions).await?;
+        Ok::<_, OpError>((prepared, spec))
+    };
+    let (prepared, spec) = tokio::select! {
+        biased;
+        () = cx.cancel().cancelled() => return Err(OpError::Cancelled),
+        done = work => done?,
+    };
+    let permit = op.worker.permits.take(cx.cancel()).await?;
+    let status = op.worker.options.runtime.run(spec, io(cx), cx.cancel().clone()).await;
+    drop(permit);
+    check(exec, status)?;
+    prepared.commit(op, exec.output_count()).await
+}
+
+fn io(cx: &OpContext<Scope>) -> ProcessIo {
+    let logs = Logs::new(cx);
+    let errors = logs.clone();
+    ProcessIo {
+        stdout: Output::call(move |bytes| logs.write(STDOUT, bytes)),
+        stderr: Output::call(move |bytes| errors.write(STDERR, bytes)),
+        ..ProcessIo::default()
+    }
+}
+
+/// Fails unless the process ended with a code that counts as success.
+fn check(exec: &ExecOp, status: Result<ExitStatus, ExecError>) -> Result<(), OpError> {
+    let command = || quote(&exec.meta.args.join(" "));
+    let status = match status {
+        Ok(status) => status,
+        Err(ExecError::Cancelled) => return Err(OpError::Cancelled),
+        Err(error) => return Err(OpError::Exec { command: command(), error: Arc::new(error) }),
+    };
+    let code = status.exit_code();
+    let valid = &exec.meta.valid_exit_codes;
+    let succeeded =
+        if valid.is_empty() { code == 0 } else { valid.iter().any(|ok| u32::try_from(*ok) == Ok(code)) };
+    if succeeded {
+        return Ok(());
+    }
+    Err(OpError::Exit { command: command(), code, oom: status.oom_killed })
+}
+
+async fn spec(
+    op: &LlbOp,
+    exec: &ExecOp,
+    prepared: &Prepared,
+    sessions: &SessionGroup,
+) -> Result<ProcessSpec, OpError> {
+    let meta = &exec.meta;
+    let mut env = meta.env.clone();
+    if let Some(proxy) = &meta.proxy_env {
+        env.extend(proxy_variables(proxy));
+    }
+    for secret in &exec.secret_env {
+        if let Some(value) = mounts::secret(&op.worker, sessions, &secret.id, secret.optional).await? {
+            let value = String::from_utf8(value).map_err(|_| {
+                OpError::invalid(format!("secret {} is not text, so it cannot be a variable", secret.id))
+            })?;
+            env.push(format!("{}={value}", secret.name));
+        }
+    }
+    Ok(ProcessSpec {
+        args: meta.args.clone(),
+        env,
+        cwd: meta.cwd.clone(),
+        user: meta.user.clone(),
+        rootfs: prepared.rootfs.clone(),
+        readonly_root: exec.root_mount().is_some_and(|root| root.readonly),
+        mounts: prepared.mounts.clone(),
+        // There is no bridge: a step that asks for nothing shares the host's network, as buildkitd does without CNI.
+        network: match exec.network {
+            NetMode::None => rbuild_exec::NetMode::None,
+            NetMode::Host | NetMode::Sandbox => rbuild_exec::NetMode::Host,
+        },
+        security: match exec.security {
+            SecurityMode::Insecure => rbuild_exec::SecurityMode::Insecure,
+            SecurityMode::Sandbox => rbuild_exec::SecurityMode::Sandbox,
+        },
+        hostname: meta.hostname.clone(),
+        extra_hosts: extra_hosts(meta)?,
+        dns: op.worker.options.dns.clone(),
+        ulimits: ulimits(meta),
+        cgroup_parent: Some(meta.cgroup_parent.clone()).filter(|parent| !parent.is_empty()),
+        resources: op.resources.as_ref().map(resources).unwrap_or_default(),
+        tty: None,
+        remove_stubs_recursive: meta.remove_mount_stubs_recursive,
+    })
+}
+
+fn extra_hosts(meta: &ExecMeta) -> Result<Vec<(String, IpAddr)>, OpError> {
+    let parse = |host: &rbuild_llb::HostIp| {
+        let ip = host.ip.parse();
+        ip.map(|ip| (host.host.clone(), ip)).map_err(|_| {
+            OpError::invalid(format!("extra host {}: `{}` is not an IP address", host.host, host.ip))
+        })
+    };
+    meta.extra_hosts.iter().map(parse).collect()
+}
+
+fn ulimits(meta: &ExecMeta) -> Vec<rbuild_exec::Ulimit> {
+    let limits = meta.ulimits.iter();
+    limits
+        .map(|limit| rbuild_exec::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard })
+        .collect()
+}
+
+fn resources(limits: &LinuxResources) -> Resources {
+    Resources {
+        memory: limits.memory,
+        memory_swap: limits.memory_swap,
+        cpu_shares: limits.cpu_shares,
+        cpu_quota: limits.cpu_quota,
+        cpu_period: limits.cpu_period,
+        cpuset_cpus: limits.cpuset_cpus.clone(),
+        cpuset_mems: limits.cpuset_mems.clone(),
+    }
+}
+
+/// Both spellings of each proxy variable that is set.
+fn proxy_variables(proxy: &ProxyEnv) -> Vec<String> {
+    let all = [
+        ("HTTP_PROXY", &proxy.http_proxy),
+        ("HTTPS_PROXY", &proxy.https_proxy),
+        ("FTP_PROXY", &proxy.ftp_proxy),
+        ("NO_PROXY", &proxy.no_proxy),
+        ("ALL_PROXY", &proxy.all_proxy),
+    ];
+    let set = all.into_iter().filter(|(_, value)| !value.is_empty());
+    set.flat_map(|(name, value)| [format!("{name}={value}"), format!("{}={value}", name.to_lowercase())])
+        .collect()
+}
+
+/// The text in double quotes, escaped as Go does it: tools look for this form.
+fn quote(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\x07' => quoted.push_str("\\a"),
+            '\x08' => quoted.push_str("\\b"),
+            '\x0b' => quoted.push_str("\\v"),
+            '\x0c' => quoted.push_str("\\f"),
+            c if u32::from(c) < 0x20 || c == '\x7f' => quoted.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exec(args: &[&str], valid: &[i32]) -> ExecOp {
+        let mut exec = ExecOp::default();
+        exec.meta.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        exec.meta.valid_exit_codes = valid.to_vec();
+        exec
+    }
+
+    #[test]
+    fn a_failing_process_is_told_in_upstreams_words() {
+        let exec = exec(&["/bin/sh", "-c", "echo \"a\\b\"; exit 3"], &[]);
+        let error = check(&exec, Ok(ExitStatus::exited(3))).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            r#"process "/bin/sh -c echo \"a\\b\"; exit 3" did not complete successfully: exit code: 3"#
+        );
+        assert_eq!(error.exit_code(), Some(3));
+        assert!(matches!(check(&exec, Err(ExecError::Cancelled)), Err(OpError::Cancelled)));
+    }
+
+    #[test]
+    fn other_codes_can_count_as_success() {
+        let exec = exec(&["x"], &[3, 7]);
+        assert!(check(&exec, Ok(ExitStatus::exited(7))).is_ok());
+        assert!(check(&exec, Ok(ExitStatus::exited(0))).is_err());
+    }
+
+    #[test]
+    fn proxies_come_in_both_spellings() {
+        let proxy = ProxyEnv { http_proxy: "p:1".into(), ..ProxyEnv::default() };
+        assert_eq!(proxy_variables(&proxy), ["HTTP_PROXY=p:1", "http_proxy=p:1"]);
+    }
+}

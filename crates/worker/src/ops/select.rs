@@ -1,0 +1,63 @@
+//! Which part of an input an op reads, and the digest of that part.
+
+use futures::future::try_join_all;
+use rbuild_digest::Digest;
+use rbuild_store::{ChecksumOptions, Ref};
+
+use crate::error::OpError;
+
+/// A part of an input.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Selector {
+    pub(crate) path: String,
+    pub(crate) options: ChecksumOptions,
+}
+
+impl Selector {
+    /// One path, symlinks at its end followed.
+    pub(crate) fn followed(path: impl Into<String>) -> Self {
+        let options = ChecksumOptions { follow_links: true, ..ChecksumOptions::default() };
+        Self { path: path.into(), options }
+    }
+
+    fn name(&self) -> Vec<u8> {
+        let mut name = self.path.clone().into_bytes();
+        let filters = [("include", &self.options.include), ("exclude", &self.options.exclude)];
+        for (word, patterns) in filters {
+            for pattern in patterns {
+                name.extend_from_slice(format!("\0{word}:{pattern}").as_bytes());
+            }
+        }
+        name
+    }
+}
+
+/// Digest of *which* parts are meant; `None` if the whole input is.
+pub(crate) fn identity(selectors: &[Selector]) -> Option<Digest> {
+    if selectors.is_empty() {
+        return None;
+    }
+    let names: Vec<_> = selectors.iter().map(Selector::name).collect();
+    Some(Digest::of(names.join(&0)))
+}
+
+/// Digest of *what* is in the parts; of the whole input if there are none. Parts are told apart by order.
+pub(crate) async fn digest(input: &Ref, selectors: &[Selector]) -> Result<Option<Digest>, OpError> {
+    let whole = [Selector::default()];
+    let selectors = if selectors.is_empty() { &whole } else { selectors };
+    let digests = selectors.iter().map(|selector| input.checksum(&selector.path, &selector.options));
+    let digests = try_join_all(digests).await?;
+    let texts: Vec<String> = digests.iter().map(Digest::to_string).collect();
+    Ok(Some(Digest::of(texts.join("\0"))))
+}
+
+/// Without doubles, in order.
+pub(crate) fn dedupe(selectors: Vec<Selector>) -> Vec<Selector> {
+    let mut unique: Vec<Selector> = Vec::with_capacity(selectors.len());
+    for selector in selectors {
+        if !unique.contains(&selector) {
+            unique.push(selector);
+        }
+    }
+    unique
+}

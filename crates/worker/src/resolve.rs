@@ -1,0 +1,64 @@
+//! From `llb::Graph` to a solver graph. Nowhere else do the two meet.
+
+use std::sync::Arc;
+
+use rbuild_llb::{OpKind, Vertex};
+use rbuild_solver::{Edge, Graph, VertexId};
+
+use crate::entitlements::Entitlements;
+use crate::error::OpError;
+use crate::op::LlbOp;
+use crate::ops;
+use crate::worker::Worker;
+
+impl Worker {
+    /// The same graph with ops that this worker performs, and the edge it stands for (`None`: scratch).
+    ///
+    /// Errors: an op that this daemon does not have. Grants are checked separately, see [`Worker::check`].
+    pub fn graph(
+        self: &Arc<Self>,
+        graph: &rbuild_llb::Graph,
+    ) -> Result<(Graph<LlbOp>, Option<Edge>), OpError> {
+        let mut solved = Graph::new();
+        for vertex in graph.vertices() {
+            if let OpKind::Build(_) = vertex.op.kind {
+                return Err(ops::simple::build_op_refused());
+            }
+            solved.add(self.vertex(vertex)).map_err(|error| OpError::invalid(error.to_string()))?;
+        }
+        Ok((solved, graph.terminal().map(edge)))
+    }
+
+    /// Checks the grants that the ops of a graph need. A build that joins another's work, or finds it in the cache,
+    /// needs them no less.
+    ///
+    /// Errors: [`OpError::Denied`].
+    pub fn check(graph: &rbuild_llb::Graph, granted: &Entitlements) -> Result<(), OpError> {
+        graph.vertices().iter().try_for_each(|vertex| granted.check_op(&vertex.op.kind))
+    }
+
+    fn vertex(self: &Arc<Self>, vertex: &Vertex) -> rbuild_solver::Vertex<LlbOp> {
+        let name = vertex.name();
+        let op = LlbOp {
+            worker: self.clone(),
+            kind: vertex.op.kind.clone(),
+            inputs: vertex.inputs.len(),
+            platform: vertex.op.platform.clone(),
+            resources: vertex.metadata.linux_resources.clone(),
+            name: name.clone(),
+        };
+        rbuild_solver::Vertex {
+            digest: vertex.digest,
+            name,
+            op: Arc::new(op),
+            inputs: vertex.inputs.iter().copied().map(edge).collect(),
+            ignore_cache: vertex.metadata.ignore_cache,
+            hidden: false,
+        }
+    }
+}
+
+fn edge(edge: rbuild_llb::Edge) -> Edge {
+    let vertex = u32::try_from(edge.vertex.index()).expect("llb numbers vertices with u32");
+    Edge { vertex: VertexId(vertex), output: edge.output as usize }
+}

@@ -1,0 +1,48 @@
+use std::sync::Arc;
+
+use rbuild_progress::{Progress, Reporter};
+use rbuild_session::SessionGroup;
+use rbuild_solver::OpContext;
+use rbuild_source::Memo;
+
+use crate::entitlements::Entitlements;
+
+/// What a build gives to its ops. What changes a result is in the op; what doesn't is here. Cheap to clone.
+///
+/// Several builds may wait for one op. Then logs go to all of them ([`crate::logs`]), sessions are asked in the order in
+/// which the builds came ([`sessions_of`]), and whatever needs a grant was checked for each of them when its graph was
+/// made.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// The build's event log.
+    pub progress: Progress,
+    /// Its clients' sessions.
+    pub sessions: SessionGroup,
+    /// What it was granted.
+    pub entitlements: Arc<Entitlements>,
+    /// What it has resolved already.
+    pub memo: Memo,
+    /// Which build.
+    pub build_id: Arc<str>,
+}
+
+/// The sessions of all builds that wait, as one group.
+pub(crate) fn sessions_of(cx: &OpContext<Scope>) -> SessionGroup {
+    let scopes = cx.scopes();
+    match scopes.as_slice() {
+        [one] => one.sessions.clone(),
+        scopes => {
+            let group = SessionGroup::new();
+            for id in scopes.iter().flat_map(|scope| scope.sessions.ids()) {
+                group.add(id);
+            }
+            group
+        }
+    }
+}
+
+/// Reporters of all builds that wait, each about the vertex as that build knows it.
+pub(crate) fn reporters_of(cx: &OpContext<Scope>) -> Vec<Reporter> {
+    let waiters = cx.audience().waiters();
+    waiters.iter().map(|waiter| crate::logs::reporter(&waiter.scope.progress, &waiter.vertex)).collect()
+}

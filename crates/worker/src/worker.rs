@@ -1,0 +1,77 @@
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_exec::{DnsConfig, Runtime};
+use rbuild_llb::SourceOp;
+use rbuild_oci::Platform;
+use rbuild_session::SessionManager;
+use rbuild_source::Source;
+use rbuild_store::Store;
+
+use crate::entitlements::Entitlements;
+use crate::error::OpError;
+use crate::permits::Permits;
+
+/// What a worker is made of.
+#[derive(Debug, Clone)]
+pub struct WorkerOptions {
+    /// Where results are kept.
+    pub store: Store,
+    /// Clients that can be asked for secrets and agents.
+    pub sessions: Arc<SessionManager>,
+    /// Where things come from; the first that takes a scheme is asked.
+    pub sources: Vec<Arc<dyn Source>>,
+    /// What runs processes.
+    pub runtime: Arc<dyn Runtime>,
+    /// Steps that run at once; 0 is no limit.
+    pub parallelism: usize,
+    /// What the daemon's operator allows.
+    pub entitlements: Entitlements,
+    /// Resolver configuration of steps.
+    pub dns: DnsConfig,
+    /// A private directory for sockets of running steps.
+    pub run_dir: PathBuf,
+}
+
+/// Performs the ops of all builds of a daemon.
+pub struct Worker {
+    pub(crate) options: WorkerOptions,
+    pub(crate) permits: Permits,
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("runtime", &self.options.runtime.name()).finish_non_exhaustive()
+    }
+}
+
+impl Worker {
+    /// A worker; the daemon has one.
+    pub fn new(options: WorkerOptions) -> Arc<Self> {
+        let permits = Permits::new(options.parallelism);
+        Arc::new(Self { options, permits })
+    }
+
+    /// The platforms whose steps can run here, the host's first.
+    pub fn platforms(&self) -> Vec<Platform> {
+        vec![Platform::host()]
+    }
+
+    /// Where results are kept.
+    pub fn store(&self) -> &Store {
+        &self.options.store
+    }
+
+    /// What the daemon's operator allows.
+    pub fn allowed(&self) -> &Entitlements {
+        &self.options.entitlements
+    }
+
+    /// The source that takes an op's scheme.
+    pub(crate) fn source(&self, op: &SourceOp) -> Result<&Arc<dyn Source>, OpError> {
+        let scheme = op.scheme();
+        let found = self.options.sources.iter().find(|source| source.schemes().contains(&scheme));
+        found.ok_or_else(|| OpError::unsupported(format!("source scheme `{scheme}://`")))
+    }
+}
