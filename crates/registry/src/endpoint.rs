@@ -43,10 +43,17 @@ pub(crate) struct Endpoint {
 }
 
 impl Registry {
-    /// Checks nothing yet: certificates are read when a host is first spoken to.
-    pub fn new(config: RegistryConfig) -> Self {
+    /// Reads the configured certificates. Blocking, but for small files only.
+    ///
+    /// Errors: [`RegistryError::Config`] names the file that cannot be used.
+    pub fn new(config: RegistryConfig) -> Result<Self, RegistryError> {
         install_crypto();
-        Self { inner: Arc::new(Inner { config, clients: Mutex::default() }) }
+        let hosts = config.hosts.clone();
+        let registry = Self { inner: Arc::new(Inner { config, clients: Mutex::default() }) };
+        for (host, config) in &hosts {
+            registry.client(host_of_domain(host), config)?;
+        }
+        Ok(registry)
     }
 
     /// The repository of `name` (tag and digest do not matter), in the name of `credentials`. Tokens are kept in it:
@@ -209,7 +216,8 @@ mod tests {
 
     fn bases(config: RegistryConfig, name: &str, options: RepoOptions) -> Vec<String> {
         let name = ImageRef::parse(name).unwrap();
-        let repository = Registry::new(config).repository(&name, Arc::new(Anonymous), options).unwrap();
+        let repository =
+            Registry::new(config).unwrap().repository(&name, Arc::new(Anonymous), options).unwrap();
         repository.pull_endpoints().map(|endpoint| endpoint.base.to_string()).collect()
     }
 
@@ -258,9 +266,7 @@ mod tests {
                 ..HostConfig::default()
             },
         ] {
-            let name = ImageRef::parse("h.io/a").unwrap();
-            let registry = Registry::new(with("h.io", config));
-            let error = registry.repository(&name, Arc::new(Anonymous), RepoOptions::default()).unwrap_err();
+            let error = Registry::new(with("h.io", config)).unwrap_err();
             assert!(error.to_string().contains(dir.path().to_str().unwrap()), "{error}");
         }
     }

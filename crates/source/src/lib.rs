@@ -11,8 +11,12 @@
 
 mod credentials;
 mod error;
+mod http;
+mod image;
 mod source;
 
 pub use credentials::SessionCredentials;
 pub use error::SourceError;
+pub use http::{AddressPolicy, HttpSource};
+pub use image::ImageSource;
 pub use source::{GitPin, HttpPin, ImageLayer, ImagePin, Memo, Pin, PinDetail, Source, SourceRequest};

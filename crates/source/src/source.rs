@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use rbuild_digest::Digest;
 use rbuild_llb::SourceOp;
-use rbuild_oci::{Descriptor, ImageRef, Platform};
+use rbuild_oci::{Descriptor, ImageRef, Platform, Provider};
 use rbuild_progress::Reporter;
+use rbuild_registry::Repository;
 use rbuild_session::SessionGroup;
 use rbuild_store::Ref;
 use tokio::sync::OnceCell;
@@ -118,6 +119,8 @@ pub struct ImagePin {
     pub layers: Vec<ImageLayer>,
     /// The platform that was chosen.
     pub platform: Platform,
+    /// Where the layers come from.
+    pub provider: Arc<dyn Provider>,
 }
 
 /// A layer of an image.
@@ -134,7 +137,7 @@ pub struct ImageLayer {
 }
 
 /// A file behind a URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct HttpPin {
     /// Digest of the content.
     pub digest: Digest,
@@ -144,6 +147,8 @@ pub struct HttpPin {
     pub last_modified_s: Option<i64>,
     /// The server's version mark.
     pub etag: Option<String>,
+    /// The file, if it had to be fetched (or was here already) to know its digest.
+    pub content: Option<Ref>,
 }
 
 /// A commit.
@@ -160,9 +165,43 @@ pub struct GitPin {
 #[derive(Clone, Default)]
 pub struct Memo {
     entries: Arc<Mutex<HashMap<String, Arc<OnceCell<Pin>>>>>,
+    images: Arc<Mutex<HashMap<String, Arc<OnceCell<Descriptor>>>>>,
+    repositories: Arc<Mutex<HashMap<String, Repository>>>,
 }
 
 impl Memo {
+    /// What an image name points to: for all platforms of one build the same.
+    pub(crate) async fn image<F>(&self, key: &str, make: F) -> Result<Descriptor, SourceError>
+    where
+        F: Future<Output = Result<Descriptor, SourceError>>,
+    {
+        let cell = self.images.lock().entry(key.to_owned()).or_default().clone();
+        cell.get_or_try_init(|| make).await.cloned()
+    }
+
+    /// The same thing under another name.
+    pub(crate) fn know_image(&self, key: &str, desc: &Descriptor) {
+        let cell = self.images.lock().entry(key.to_owned()).or_default().clone();
+        if cell.set(desc.clone()).is_err() {
+            tracing::trace!(image = key, "resolved already");
+        }
+    }
+
+    /// A repository with the tokens that the build has got for it.
+    pub(crate) fn repository(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> Result<Repository, SourceError>,
+    ) -> Result<Repository, SourceError> {
+        let mut repositories = self.repositories.lock();
+        if let Some(found) = repositories.get(name) {
+            return Ok(found.clone());
+        }
+        let made = make()?;
+        repositories.insert(name.to_owned(), made.clone());
+        Ok(made)
+    }
+
     /// The pin under `key`; `make` runs once at a time, and again after an error.
     pub async fn get_or_try<F>(&self, key: &str, make: F) -> Result<Pin, SourceError>
     where

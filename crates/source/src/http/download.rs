@@ -1,0 +1,123 @@
+use std::io::{self, Write};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use rbuild_digest::{Digest, Hasher};
+use rbuild_progress::StatusHandle;
+use rbuild_store::{MutableRef, NewMutable, RecordType, Ref, Store};
+use reqwest::Response;
+use tokio::sync::mpsc;
+
+use crate::SourceError;
+
+/// Pieces between the network and the disk; each is at most a few hundred kilobytes.
+const PIECES: usize = 16;
+/// Between two pieces of a file.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How the file is to look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FileForm {
+    pub(super) name: String,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime_s: i64,
+}
+
+/// What goes to the writer; without `End` it throws away what it has.
+enum Piece {
+    Data(Bytes),
+    End,
+}
+
+/// Writes the body of `response` as the only file of a new ref. `url` is fit to be shown.
+///
+/// Cancel: the half-written ref is thrown away.
+pub(super) async fn save(
+    store: &Store,
+    response: Response,
+    form: &FileForm,
+    url: &str,
+    status: &StatusHandle,
+) -> Result<(Ref, Digest), SourceError> {
+    let options = NewMutable { description: format!("http url {url}"), record_type: RecordType::Regular };
+    let target = store.new_mutable(None, options).await?;
+    let total = response.content_length().unwrap_or(0);
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let writer = write(target, receiver, form.clone(), url);
+    let reader = async {
+        let result = read(response, sender, url, total, status).await;
+        result.map(|()| status.done())
+    };
+    let (written, read) = tokio::join!(writer, reader);
+    // The server's failure is the cause, the writer's "no end" its consequence.
+    read?;
+    let (target, digest) = written?;
+    Ok((target.commit().await?, digest))
+}
+
+async fn read(
+    response: Response,
+    sender: mpsc::Sender<Piece>,
+    url: &str,
+    total: u64,
+    status: &StatusHandle,
+) -> Result<(), SourceError> {
+    let http = |reason: String| SourceError::Http { url: url.to_owned(), reason };
+    let mut stream = response.bytes_stream();
+    let mut current = 0;
+    loop {
+        match tokio::time::timeout(STALL_TIMEOUT, stream.next()).await {
+            Err(_) => return Err(http(format!("no data for {} s", STALL_TIMEOUT.as_secs()))),
+            Ok(Some(Err(error))) => return Err(http(super::chain(&error))),
+            Ok(Some(Ok(piece))) => {
+                current += piece.len() as u64;
+                status.set(current, total);
+                // A writer that is gone tells why itself.
+                if sender.send(Piece::Data(piece)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(None) => {
+                return match sender.send(Piece::End).await {
+                    Ok(()) | Err(_) => Ok(()),
+                };
+            }
+        }
+    }
+}
+
+async fn write(
+    target: MutableRef,
+    mut receiver: mpsc::Receiver<Piece>,
+    form: FileForm,
+    url: &str,
+) -> Result<(MutableRef, Digest), SourceError> {
+    let tree = target.tree().await?;
+    let work = tokio::task::spawn_blocking(move || -> io::Result<(MutableRef, Digest)> {
+        let root = tree.root();
+        let mut file = root.create_file(&form.name, 0o600, true).map_err(io::Error::from)?;
+        let mut hasher = Hasher::new();
+        loop {
+            match receiver.blocking_recv() {
+                Some(Piece::Data(bytes)) => {
+                    hasher.update(&bytes);
+                    file.write_all(&bytes)?;
+                }
+                Some(Piece::End) => break,
+                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the transfer broke off")),
+            }
+        }
+        drop(file);
+        root.chown(&form.name, form.uid, form.gid).map_err(io::Error::from)?;
+        root.chmod(&form.name, form.mode).map_err(io::Error::from)?;
+        let mtime_ns = form.mtime_s.saturating_mul(1_000_000_000);
+        root.utimes(&form.name, mtime_ns).map_err(io::Error::from)?;
+        drop(tree);
+        Ok((target, hasher.finish()))
+    });
+    let written = work.await.map_err(io::Error::other).and_then(|result| result);
+    written.map_err(|error| SourceError::io(format!("write the file of {url}"), error))
+}
