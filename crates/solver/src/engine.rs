@@ -384,7 +384,10 @@ async fn cache_map<O: Op>(
     let result = if held.op.resolves() {
         let shown = Shown::start(job, info);
         let result = call.await;
-        shown.end(result.as_ref().err().map(ToString::to_string));
+        match &result {
+            Ok(_) => shown.resolved(),
+            Err(error) => shown.end(Some(error.to_string())),
+        }
         result
     } else {
         call.await

@@ -1,7 +1,7 @@
 //! What a job tells about its vertices, and the book-keeping that keeps the story in order.
 //!
 //! Per job and vertex the sink sees `Known`, then any number of (`Started`, `Completed`) pairs; a vertex served from
-//! the cache gets one `Completed { cached: true }`. Late joiners of shared work get their own `Started`.
+//! the cache, though maybe resolved before, gets one `Completed { cached: true }`. Late joiners of shared work get their own `Started`.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -51,6 +51,8 @@ impl EventSink for NoEvents {
 enum Phase {
     Known,
     Running(u32),
+    /// Only asked what it is; whether it is needed is still open.
+    Resolved,
     Completed,
 }
 
@@ -93,6 +95,15 @@ impl Story {
 
     /// Ends one `started`; the last one to end is told to the sink.
     pub(crate) fn completed(&self, vertex: &Arc<VertexInfo>, cached: bool, error: Option<String>) {
+        self.ended(vertex, cached, error, Phase::Completed);
+    }
+
+    /// As [`Story::completed`], for work that only found out what the vertex is.
+    pub(crate) fn resolved(&self, vertex: &Arc<VertexInfo>) {
+        self.ended(vertex, false, None, Phase::Resolved);
+    }
+
+    fn ended(&self, vertex: &Arc<VertexInfo>, cached: bool, error: Option<String>, next: Phase) {
         if vertex.hidden {
             return;
         }
@@ -101,10 +112,10 @@ impl Story {
         match phase {
             Phase::Running(count) if *count > 1 => *count -= 1,
             Phase::Running(_) => {
-                *phase = Phase::Completed;
+                *phase = next;
                 self.sink.event(Event::Completed { vertex: vertex.clone(), cached, error });
             }
-            Phase::Known | Phase::Completed => {}
+            Phase::Known | Phase::Resolved | Phase::Completed => {}
         }
     }
 
@@ -115,7 +126,7 @@ impl Story {
         }
         let mut phases = self.phases.lock();
         let phase = phases.entry(vertex.digest).or_insert(Phase::Known);
-        if *phase == Phase::Known {
+        if matches!(phase, Phase::Known | Phase::Resolved) {
             *phase = Phase::Completed;
             self.sink.event(Event::Completed { vertex: vertex.clone(), cached: true, error: None });
         }

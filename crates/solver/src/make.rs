@@ -237,6 +237,11 @@ impl<'a, O: Op> Shown<'a, O> {
         self.job.story.completed(self.info, false, error);
     }
 
+    pub(crate) fn resolved(mut self) {
+        self.ended = true;
+        self.job.story.resolved(self.info);
+    }
+
     pub(crate) fn cached(mut self) {
         self.ended = true;
         self.job.story.completed(self.info, true, None);

@@ -38,6 +38,33 @@ async fn definition_hit_runs_nothing_and_marks_all_as_cached() {
 }
 
 #[tokio::test]
+async fn a_resolved_vertex_that_was_not_needed_is_cached() {
+    let (solver, world) = (solver(), Arc::<World>::default());
+    let mut sketch = Sketch::new(&world);
+    let base = sketch.add("base", &[], Behaviour { resolves: true, ..Behaviour::default() });
+    let run = sketch.add("run", &[base], Behaviour::default());
+    for want in [
+        &[
+            "base known",
+            "run known",
+            "base started",
+            "base done",
+            "base started",
+            "base done",
+            "run started",
+            "run done",
+        ][..],
+        &["base known", "run known", "base started", "base done", "run cached", "base cached"],
+    ] {
+        let lines = Arc::new(Lines::default());
+        let job = solver.job(Digest::of("scope"), lines.clone());
+        job.solve(&sketch.graph, edge(run)).await.unwrap();
+        job.close().await;
+        assert_eq!(lines.all(), want);
+    }
+}
+
+#[tokio::test]
 async fn volatile_input_is_made_anew_and_found_by_content() {
     let (solver, world) = (solver(), Arc::<World>::default());
     let mut records = Vec::new();

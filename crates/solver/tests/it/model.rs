@@ -64,6 +64,7 @@ pub struct Behaviour {
     /// Bit i: input i is named by content and only its content matters.
     pub content: u32,
     pub unshared: bool,
+    pub resolves: bool,
     /// Waits for this before it ends, or for cancel.
     pub gate: Option<Arc<Notify>>,
 }
@@ -165,6 +166,10 @@ impl Op for TestOp {
 
     fn shareable(&self) -> bool {
         !self.behaviour.unshared
+    }
+
+    fn resolves(&self) -> bool {
+        self.behaviour.resolves
     }
 }
 

@@ -107,6 +107,39 @@ async fn root_mounts_show_what_they_should_and_outputs_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn root_a_mounts_selector_stays_inside_its_input() {
+    let fixture = Fixture::new();
+    let link = |target: &str, path: &str| SymlinkAction {
+        old_path: target.into(),
+        new_path: path.into(),
+        ..Default::default()
+    };
+    let actions = FileActions::new()
+        .mkdir(MkdirAction { path: "/d".into(), mode: 0o755, ..Default::default() })
+        .symlink(link("/", "/absolute"))
+        .symlink(link("../../../../..", "/d/up"))
+        .symlink(link("/proc/1/root", "/magic"));
+    let tree = files(actions);
+    let show = |selector: &str, readonly: bool| {
+        let mut exec = sh("ls /m > /seen");
+        let no_output = !readonly;
+        let selector = selector.to_owned();
+        exec.mounts =
+            vec![MountOptions { selector, readonly, no_output, ..MountOptions::bind("/m", tree.clone()) }];
+        busybox().run(exec).root()
+    };
+    for readonly in [true, false] {
+        for inside in ["absolute", "d/up", "../../.."] {
+            let seen = fixture.read(&show(inside, readonly), "seen").await;
+            assert_eq!(seen, "absolute\nd\nmagic\n", "{inside}");
+        }
+        let build = fixture.build();
+        build.solve(&show("magic", readonly)).await.unwrap_err();
+        build.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn root_cache_mounts_outlive_the_step() {
     let fixture = Fixture::new();
     for (sharing, id) in [(CacheSharing::Shared, "s"), (CacheSharing::Locked, "l")] {
