@@ -31,7 +31,7 @@ pub use auth::{AuthProvider, DockerAuth, TokenFetcher};
 pub use dirs::{LocalDir, LocalDirs};
 pub use docker_config::DockerConfig;
 pub use secrets::{SecretSource, Secrets};
-pub use targets::{ExportDestination, ExportTargets};
+pub use targets::{ExportDestination, ExportTargets, OpenStream};
 
 use crate::tunnel::{OwnedTasks, tunnel};
 use crate::{Result, SessionError, metadata, names};

@@ -54,10 +54,14 @@ pub(super) async fn connection(io: TunnelIo, routes: Routes, tasks: OwnedTasks) 
     }
 }
 
+fn is_end(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof)
+}
+
 fn hung_up(err: &hyper::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(err);
     while let Some(err) = cause {
-        if err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::BrokenPipe) {
+        if err.downcast_ref::<io::Error>().is_some_and(|err| is_end(err.kind())) {
             return true;
         }
         cause = err.source();

@@ -1,6 +1,10 @@
 //! The daemon's end of exports to the client.
 
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
 
 use super::send::{SendOptions, SenderCall, batches, serve_sender};
 use super::{ExportRoot, FileSyncRequest, TransferCounter};
@@ -109,43 +114,75 @@ impl Session {
     pub async fn send_file(&self, index: usize, pairs: Vec<(String, String)>) -> Result<FileSink> {
         self.require(names::FILE_SEND_DIFF_COPY)?;
         let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
-        let mut request = tonic::Request::new(whole(receiver));
+        let mut request = tonic::Request::new(ReceiverStream::new(receiver));
         target(request.metadata_mut(), index, &pairs, false)?;
-        let session = self.clone();
+        let (session, complete) = (self.clone(), Arc::new(AtomicBool::new(false)));
+        let declared = Declared { channel: self.channel(), complete: complete.clone() };
         let call = tokio::task::spawn(async move {
             let transfer = async {
-                let mut client = FileSendClient::new(session.channel());
+                let mut client = FileSendClient::new(declared);
                 let mut answers = client.diff_copy(request).await.map_err(failed)?.into_inner();
                 while answers.message().await.map_err(failed)?.is_some() {}
                 Ok(())
             };
             session.until_closed(transfer).await
         });
-        Ok(FileSink { sender, call: AbortOnDropHandle::new(call) })
+        Ok(FileSink { sender, complete, call: AbortOnDropHandle::new(call) })
     }
 }
 
-enum Piece {
-    Data(Bytes),
-    End,
+/// gRPC whose request must be declared complete: if its messages end before, the stream is reset instead of closed, so
+/// that half a file never looks whole.
+#[derive(Clone)]
+struct Declared {
+    channel: Channel,
+    complete: Arc<AtomicBool>,
 }
 
-/// The pieces as messages. Ends at [`Piece::End`] only: a sender that was dropped leaves the stream open until the call
-/// is aborted, so that half a file never looks whole.
-fn whole(receiver: mpsc::Receiver<Piece>) -> impl futures::Stream<Item = BytesMessage> + Send + 'static {
-    futures::stream::unfold(receiver, |mut receiver| async move {
-        match receiver.recv().await {
-            Some(Piece::Data(data)) => Some((BytesMessage { data: data.into() }, receiver)),
-            Some(Piece::End) => None,
-            None => std::future::pending().await,
-        }
-    })
+impl tower::Service<http::Request<tonic::body::Body>> for Declared {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = tonic::transport::Error;
+    type Future = <Channel as tower::Service<http::Request<tonic::body::Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+        tower::Service::poll_ready(&mut self.channel, cx)
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let complete = self.complete.clone();
+        let request = request.map(|inner| tonic::body::Body::new(DeclaredBody { inner, complete }));
+        tower::Service::call(&mut self.channel, request)
+    }
+}
+
+struct DeclaredBody {
+    inner: tonic::body::Body,
+    complete: Arc<AtomicBool>,
+}
+
+impl hyper::body::Body for DeclaredBody {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<hyper::body::Frame<Bytes>, tonic::Status>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        Poll::Ready(match frame {
+            None if !self.complete.load(Ordering::Acquire) => {
+                Some(Err(tonic::Status::cancelled("the export was given up")))
+            }
+            frame => frame,
+        })
+    }
 }
 
 /// A raw stream into the client's file or standard output. Nothing is complete before [`FileSink::finish`]; dropping it
 /// earlier resets the stream, which the client sees as an error.
 pub struct FileSink {
-    sender: mpsc::Sender<Piece>,
+    sender: mpsc::Sender<BytesMessage>,
+    complete: Arc<AtomicBool>,
     call: AbortOnDropHandle<Result<()>>,
 }
 
@@ -161,26 +198,25 @@ impl FileSink {
     /// Errors: the client's own, if it ended the stream; its code is kept (`AlreadyExists`: it wants no such file).
     pub async fn send(&mut self, mut data: Bytes) -> Result<()> {
         while !data.is_empty() {
-            let piece = Piece::Data(data.split_to(data.len().min(CHUNK)));
-            self.push(piece).await?;
+            let message = BytesMessage { data: data.split_to(data.len().min(CHUNK)).into() };
+            // The call may end while this waits for room: then its error is told, rather than waited beside.
+            tokio::select! {
+                biased;
+                sent = self.sender.send(message) => if sent.is_err() {
+                    return Err(early((&mut self.call).await));
+                },
+                ended = &mut self.call => return Err(early(ended)),
+            }
         }
         Ok(())
     }
 
-    async fn push(&mut self, piece: Piece) -> Result<()> {
-        // The call may end while this waits for room: then its error is told, rather than waited beside.
-        tokio::select! {
-            biased;
-            sent = self.sender.send(piece) => if sent.is_ok() { return Ok(()) },
-            ended = &mut self.call => return Err(early(ended)),
-        }
-        Err(early((&mut self.call).await))
-    }
-
     /// Says that all is sent, and waits until the client has it.
-    pub async fn finish(mut self) -> Result<()> {
-        self.push(Piece::End).await?;
-        self.call.await.map_err(|err| SessionError::io("export to the client", io::Error::other(err)))?
+    pub async fn finish(self) -> Result<()> {
+        let Self { sender, complete, call } = self;
+        complete.store(true, Ordering::Release);
+        drop(sender);
+        call.await.map_err(|err| SessionError::io("export to the client", io::Error::other(err)))?
     }
 }
 

@@ -345,7 +345,7 @@ impl<S: Incoming> Receiver<'_, S> {
                 Some(packet) if packet.r#type == PacketType::PacketErr as i32 => {
                     return Err(remote(&packet.data));
                 }
-                Some(_) => {}
+                Some(_) => return Err(SessionError::violation("a packet after everything was sent", "")),
             }
         }
         Ok(plan.into_index(digests))

@@ -190,8 +190,9 @@ fn spawn(shared: &Arc<Shared>, ended: mpsc::Sender<()>, work: impl FnOnce() -> R
     tokio::task::spawn_blocking(move || {
         if let Err(err) = work() {
             shared.state.lock().failure.get_or_insert(err);
-            // Full: another failure is being told already.
-            drop(ended.try_send(()));
+            if ended.try_send(()).is_err() {
+                tracing::trace!("another failure is being told already");
+            }
         }
     });
 }
