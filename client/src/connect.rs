@@ -121,7 +121,8 @@ async fn dial_tcp(host: &str, args: &ConnectionArgs) -> Result<Channel, CommandE
     let endpoint = endpoint(&format!("https://{host}"))?;
     let endpoint = endpoint.tls_config(tls).map_err(transport_error)?;
     endpoint.connect().await.map_err(|error| {
-        transport_error(error).hint("a daemon with mutual TLS wants --tlscert and --tlskey signed by its authority")
+        transport_error(error)
+            .hint("a daemon with mutual TLS wants --tlscert and --tlskey signed by its authority")
     })
 }
 
@@ -206,7 +207,10 @@ async fn dial_ssh(host: &str) -> Result<Channel, CommandError> {
                 command.args(["-p", port]);
             }
             command.args(["--", name, "rbuildctl", "dial-stdio"]);
-            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).kill_on_drop(true);
+            command
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .kill_on_drop(true);
             let mut child = command.spawn()?;
             match (child.stdout.take(), child.stdin.take()) {
                 (Some(stdout), Some(stdin)) => Ok(SshStream { pipes: join(stdout, stdin), _child: child }),

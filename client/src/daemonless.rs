@@ -29,12 +29,16 @@ impl PrivateDaemon {
     /// Starts it and waits until it answers.
     pub(crate) async fn start() -> Result<Self, CommandError> {
         let root = state_dir()?;
-        let dir = std::env::temp_dir().join(format!("rbuild-{}-{}", nix::unistd::getuid(), std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("rbuild-{}-{}", nix::unistd::getuid(), std::process::id()));
         let mut builder = std::fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&dir).map_err(|error| CommandError::new(format!("{}: {error}", dir.display())))?;
         let socket = dir.join("rbuildd.sock");
-        ui::note(&format!("no daemon found: starting a private rbuildd with its state in {}", root.display()));
+        ui::note(&format!(
+            "no daemon found: starting a private rbuildd with its state in {}",
+            root.display()
+        ));
         let log_path = dir.join("rbuildd.log");
         let log = std::fs::File::create(&log_path)?;
         let mut command = Command::new(daemon_binary());
@@ -43,7 +47,8 @@ impl PrivateDaemon {
         command.process_group(0).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(|error| {
-            CommandError::new(format!("starting rbuildd: {error}")).hint("is rbuildd installed beside rbuildctl or in PATH?")
+            CommandError::new(format!("starting rbuildd: {error}"))
+                .hint("is rbuildd installed beside rbuildctl or in PATH?")
         })?;
         let mut daemon = Self { child, socket, dir };
         daemon.wait_until_ready(&log_path).await?;

@@ -35,7 +35,8 @@ pub(crate) async fn debug(connection: &ConnectionArgs, command: DebugCommand) ->
         DebugCommand::Info => {
             let connected = connect::connect(connection, false).await?;
             let mut client = ControlClient::new(connected.channel.clone());
-            let version = client.info(InfoRequest {}).await?.into_inner().buildkit_version.unwrap_or_default();
+            let version =
+                client.info(InfoRequest {}).await?.into_inner().buildkit_version.unwrap_or_default();
             ui::print(&format!("BuildKit: {} {} {}", version.package, version.version, version.revision));
             connected.close().await;
             Ok(())
@@ -89,7 +90,8 @@ fn dump(dot: bool, file: Option<&Path>) -> Result<(), CommandError> {
     let mut bytes = Vec::new();
     match file {
         Some(path) => {
-            bytes = std::fs::read(path).map_err(|error| CommandError::new(format!("{}: {error}", path.display())))?;
+            bytes = std::fs::read(path)
+                .map_err(|error| CommandError::new(format!("{}: {error}", path.display())))?;
         }
         None => {
             std::io::stdin().read_to_end(&mut bytes)?;
@@ -120,7 +122,8 @@ fn compile(
         ui::print(&format!("{name}: {} ops", lowered.definition.ops.len().saturating_sub(1)));
         return Ok(());
     }
-    let text = definition_to_json_lines(&lowered.definition).map_err(|error| CommandError::new(error.to_string()))?;
+    let text = definition_to_json_lines(&lowered.definition)
+        .map_err(|error| CommandError::new(error.to_string()))?;
     ui::print_raw(text.as_bytes());
     ui::print_raw(&lowered.config);
     ui::print_raw(b"\n");

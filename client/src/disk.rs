@@ -38,12 +38,17 @@ pub(crate) async fn prune(channel: Channel, args: &PruneArgs) -> Result<(), Comm
         let Some(text) = text else { return Ok(0) };
         let with_unit = if text.parse::<f64>().is_ok() { format!("{text}{unit}") } else { text.clone() };
         let bytes = spec::size(&with_unit).and_then(|bytes| i64::try_from(bytes).ok());
-        bytes.ok_or_else(|| CommandError::usage(format!("size `{text}`: expected a number with an optional unit, as in 512MB")))
+        bytes.ok_or_else(|| {
+            CommandError::usage(format!(
+                "size `{text}`: expected a number with an optional unit, as in 512MB"
+            ))
+        })
     };
     let keep_duration = match &args.keep_duration {
         None => 0,
-        Some(text) => duration_ns(text)
-            .ok_or_else(|| CommandError::usage(format!("duration `{text}`: expected a form like 30m, 24h or 1h30m")))?,
+        Some(text) => duration_ns(text).ok_or_else(|| {
+            CommandError::usage(format!("duration `{text}`: expected a form like 30m, 24h or 1h30m"))
+        })?,
     };
     let request = PruneRequest {
         filter: args.filter.clone(),
@@ -69,7 +74,10 @@ fn show(records: &[UsageRecord], verbose: bool) {
         for record in records {
             let json = record_json(record);
             for (name, value) in json.as_object().into_iter().flatten() {
-                ui::print(&format!("{name}:\t{}", value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
+                ui::print(&format!(
+                    "{name}:\t{}",
+                    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+                ));
             }
             ui::print("");
         }
@@ -168,7 +176,9 @@ pub(crate) async fn remove_images(channel: Channel, names: &[String]) -> Result<
 fn needs_rbuildd(status: &tonic::Status) -> CommandError {
     let error = CommandError::from_status(status);
     match status.code() {
-        tonic::Code::Unimplemented => error.hint("this daemon is no rbuildd: it has no image store of its own"),
+        tonic::Code::Unimplemented => {
+            error.hint("this daemon is no rbuildd: it has no image store of its own")
+        }
         _ => error,
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use rbuild_api::google::rpc::Status as RpcStatus;
 use prost::Message as _;
+use rbuild_api::google::rpc::Status as RpcStatus;
 
 /// A command that failed. `message` stands alone; `excerpt` and `hint` help.
 #[derive(Debug)]

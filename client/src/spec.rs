@@ -92,7 +92,10 @@ impl Output {
         mut attrs: BTreeMap<String, String>,
         dest: Option<String>,
     ) -> Result<Self, CommandError> {
-        let missing = || CommandError::usage(format!("--output {text}: dest is missing")).hint("dest=PATH, or dest=- for standard output");
+        let missing = || {
+            CommandError::usage(format!("--output {text}: dest is missing"))
+                .hint("dest=PATH, or dest=- for standard output")
+        };
         let destination = match kind.as_str() {
             "local" => Destination::Directory(dest.ok_or_else(missing)?.into()),
             "tar" | "oci" | "docker" => match dest.ok_or_else(missing)?.as_str() {
@@ -139,7 +142,9 @@ pub(crate) fn secret(text: &str) -> Result<(String, SecretSource), CommandError>
             }
         }
     }
-    let id = id.or_else(|| file.clone()).ok_or_else(|| CommandError::usage(format!("--secret {text}: id is missing")))?;
+    let id = id
+        .or_else(|| file.clone())
+        .ok_or_else(|| CommandError::usage(format!("--secret {text}: id is missing")))?;
     let source = match (kind.as_deref(), file, env) {
         (None | Some("env"), None, Some(env)) => SecretSource::Env(env),
         (Some("env"), Some(name), None) => SecretSource::Env(name),
@@ -151,7 +156,9 @@ pub(crate) fn secret(text: &str) -> Result<(String, SecretSource), CommandError>
             return Err(CommandError::usage(format!("--secret {text}: give either src or env")));
         }
         (Some(other), ..) => {
-            return Err(CommandError::usage(format!("--secret {text}: unknown type `{other}`")).hint("file or env"));
+            return Err(
+                CommandError::usage(format!("--secret {text}: unknown type `{other}`")).hint("file or env")
+            );
         }
     };
     Ok((id, source))
@@ -205,7 +212,8 @@ mod tests {
         assert_eq!(Output::parse("-").unwrap().kind, "tar");
         let pushed = Output::parse("type=registry,name=x").unwrap();
         assert_eq!((pushed.kind.as_str(), pushed.attrs["push"].as_str()), ("image", "true"));
-        for bad in ["", "type=oci", "dest=x", "type=nosuch,dest=x", "type=image,dest=x", "type=oci,\"dest=x"] {
+        for bad in ["", "type=oci", "dest=x", "type=nosuch,dest=x", "type=image,dest=x", "type=oci,\"dest=x"]
+        {
             assert!(Output::parse(bad).is_err(), "{bad}");
         }
     }

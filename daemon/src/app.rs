@@ -166,10 +166,18 @@ async fn serve(router: Router, listener: Bound, goodbye: CancellationToken) -> a
     served.with_context(|| format!("serving {name}"))
 }
 
-async fn serve_unix(router: Router, listener: UnixListener, goodbye: CancellationToken) -> anyhow::Result<()> {
-    Ok(router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), goodbye.cancelled_owned()).await?)
+async fn serve_unix(
+    router: Router,
+    listener: UnixListener,
+    goodbye: CancellationToken,
+) -> anyhow::Result<()> {
+    Ok(router
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), goodbye.cancelled_owned())
+        .await?)
 }
 
 async fn serve_tcp(router: Router, listener: TcpListener, goodbye: CancellationToken) -> anyhow::Result<()> {
-    Ok(router.serve_with_incoming_shutdown(TcpListenerStream::new(listener), goodbye.cancelled_owned()).await?)
+    Ok(router
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), goodbye.cancelled_owned())
+        .await?)
 }

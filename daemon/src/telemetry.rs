@@ -14,7 +14,9 @@ pub(crate) fn init(config: &Config) -> anyhow::Result<()> {
     let filter = match std::env::var("RBUILDD_LOG") {
         Ok(directives) => EnvFilter::try_new(directives)?,
         // Libraries below the transport are of no use to an operator unless asked for.
-        Err(_) => EnvFilter::try_new(format!("{0},h2=warn,hyper=warn,rustls=warn,tower=warn", config.log_level))?,
+        Err(_) => {
+            EnvFilter::try_new(format!("{0},h2=warn,hyper=warn,rustls=warn,tower=warn", config.log_level))?
+        }
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let ansi = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

@@ -123,7 +123,11 @@ impl Refused {
             (self.builder.is_some(), "--builder", "name the daemon with --addr"),
             (!self.cache_from.is_empty(), "--cache-from", CACHE),
             (!self.cache_to.is_empty(), "--cache-to", CACHE),
-            (self.call.as_deref().is_some_and(|call| call != "build"), "--call", "only `build` is possible yet"),
+            (
+                self.call.as_deref().is_some_and(|call| call != "build"),
+                "--call",
+                "only `build` is possible yet",
+            ),
             (self.check, "--check", "checks are not there yet"),
             (self.load, "--load", "use -o type=docker,dest=FILE and load the archive"),
             (!self.policy.is_empty(), "--policy", "source policies are not supported yet"),

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rbuild_digest::{Digest, random_id};
 use rbuild_frontend::{
-    Bridge, BuildError, Frontend, FrontendRequest, FrontendResult, ImageMeta, ImageQuery, SharedRef, SolveRequest,
-    SourceMeta, SourceQuery, Warning,
+    Bridge, BuildError, Frontend, FrontendRequest, FrontendResult, ImageMeta, ImageQuery, ResolveMode,
+    SharedRef, SolveRequest, SourceMeta, SourceQuery, Warning,
 };
 use rbuild_llb::{Definition, Graph};
 use rbuild_oci::Platform;
 use rbuild_progress::{Reporter, VertexInfo};
 use rbuild_solver::Job;
 use rbuild_store::Ref;
-use rbuild_worker::{LlbOp, Scope, Worker};
+use rbuild_worker::{ImageRequest, LlbOp, ResolvedImage, Scope, Worker};
 
 use crate::error::{from_op, from_solve};
 use crate::events::SolverEvents;
@@ -40,7 +40,9 @@ impl BuildContext {
             let target = attrs.get("ref").or_else(|| attrs.get("src")).map_or("", String::as_str);
             let step = self.step(&format!("importing cache manifest from {kind} {target}"));
             step.started();
-            step.completed(Some("cache import is not supported by rbuildd yet: the build goes on without".into()));
+            step.completed(Some(
+                "cache import is not supported by rbuildd yet: the build goes on without".into(),
+            ));
         }
     }
 
@@ -136,6 +138,33 @@ pub(crate) fn find_frontend(
     Err(BuildError::invalid(format!("frontend `{name}` not found: this daemon has {}", known.join(", "))))
 }
 
+/// As the wire spells it.
+fn mode_text(mode: ResolveMode) -> &'static str {
+    match mode {
+        ResolveMode::Default => "default",
+        ResolveMode::ForcePull => "pull",
+        ResolveMode::PreferLocal => "local",
+    }
+}
+
+fn image_meta(resolved: ResolvedImage) -> ImageMeta {
+    ImageMeta { reference: resolved.reference, digest: resolved.digest, config: resolved.config }
+}
+
+fn warning_to_progress(warning: Warning) -> rbuild_progress::Warning {
+    let info = warning.location.as_ref().map(|location| location.info.to_wire());
+    let ranges =
+        warning.location.map(|location| location.ranges.iter().map(|range| range.to_wire()).collect());
+    rbuild_progress::Warning {
+        level: warning.level,
+        short: warning.short,
+        detail: warning.detail,
+        url: warning.url,
+        info,
+        ranges: ranges.unwrap_or_default(),
+    }
+}
+
 #[async_trait]
 impl Bridge for BuildBridge {
     async fn solve(&self, request: SolveRequest) -> Result<FrontendResult, BuildError> {
@@ -165,16 +194,38 @@ impl Bridge for BuildBridge {
         let reporter = self.context.step(&query.log_name);
         let name = query.log_name.clone();
         let work = async {
-            let resolved = self.context.worker.resolve_image(&self.context.scope, &reporter, query.into_request());
+            let request = ImageRequest {
+                reference: query.reference,
+                platform: query.platform,
+                mode: mode_text(query.mode).into(),
+                oci_layout: query.oci_layout,
+            };
+            let resolved = self.context.worker.resolve_image(&self.context.scope, &reporter, request);
             resolved.await.map_err(|error| from_op(&error))
         };
         let resolved = self.show(&name, work, &reporter).await?;
-        Ok(ImageMeta { reference: resolved.reference, digest: resolved.digest, config: resolved.config })
+        Ok(image_meta(resolved))
     }
 
     async fn resolve_source(&self, query: SourceQuery) -> Result<SourceMeta, BuildError> {
-        let _ = query;
-        unreachable!()
+        let reporter = self.context.step(&query.log_name);
+        let name = query.log_name.clone();
+        let mut source = query.source;
+        if source.identifier.starts_with("docker-image://") && query.mode != ResolveMode::Default {
+            source.attrs.insert("image.resolvemode".into(), mode_text(query.mode).into());
+        }
+        let work = async {
+            let worker = &self.context.worker;
+            let resolved = worker.resolve_source(&self.context.scope, &reporter, &source, query.platform);
+            resolved.await.map_err(|error| from_op(&error))
+        };
+        let resolved = self.show(&name, work, &reporter).await?;
+        Ok(SourceMeta {
+            image: resolved.image.map(image_meta),
+            git: resolved.git,
+            http: resolved.http,
+            source,
+        })
     }
 
     async fn warn(&self, warning: Warning) -> Result<(), BuildError> {

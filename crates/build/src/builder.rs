@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_cache::LocalCache;
-use rbuild_exec::{NativeRuntime, OciRuntime, Runtime};
+use rbuild_exec::{DnsConfig, NativeOptions, NativeRuntime, OciOptions, OciRuntime, Runtime};
 use rbuild_exporter::Exporters;
 use rbuild_frontend::{BuildError, ErrorCode, Frontend};
 use rbuild_oci::Platform;
@@ -12,6 +12,7 @@ use rbuild_progress::Progress;
 use rbuild_registry::{Registry, RegistryConfig};
 use rbuild_session::SessionManager;
 use rbuild_solver::{Solver, SolverOptions};
+use rbuild_source::{HttpSource, ImageSource, LocalSource, Source};
 use rbuild_store::{GcPolicy, SnapshotterKind, Store, StoreOptions};
 use rbuild_worker::{Entitlements, LlbOp, Worker, WorkerOptions};
 use tokio::task::JoinHandle;
@@ -40,12 +41,8 @@ pub struct BuilderOptions {
     pub registries: RegistryConfig,
     /// What builds may be granted.
     pub entitlements: Vec<String>,
-    /// Name servers of steps; empty: the host's.
-    pub nameservers: Vec<String>,
-    /// Resolver options of steps.
-    pub dns_options: Vec<String>,
-    /// Search domains of steps.
-    pub dns_search: Vec<String>,
+    /// Resolver configuration of steps.
+    pub dns: DnsConfig,
     /// When and what to collect; `None`: never by itself.
     pub gc: Option<Vec<GcPolicy>>,
 }
@@ -62,7 +59,10 @@ pub enum OpenError {
     /// The sandbox.
     #[error("preparing the sandbox: {0}")]
     Runtime(#[from] rbuild_exec::ExecError),
-    /// Anything else of the worker.
+    /// The http client of sources.
+    #[error(transparent)]
+    Source(#[from] rbuild_source::SourceError),
+    /// The entitlements.
     #[error(transparent)]
     Worker(#[from] rbuild_worker::OpError),
 }
@@ -102,20 +102,31 @@ impl Builder {
         let registry = Arc::new(Registry::new(options.registries)?);
         let sessions = Arc::new(SessionManager::new());
         let runtime: Arc<dyn Runtime> = match &options.runtime_binary {
-            Some(binary) => Arc::new(OciRuntime::new(binary, store.run_dir())),
-            None => Arc::new(NativeRuntime::new(store.run_dir())?),
+            Some(binary) => {
+                let binary = in_path(binary);
+                Arc::new(OciRuntime::new(OciOptions { binary, state_dir: store.run_dir().join("oci") })?)
+            }
+            None => Arc::new(NativeRuntime::new(NativeOptions {
+                state_dir: store.run_dir().join("exec"),
+                helper: None,
+            })?),
         };
         let entitlements = Entitlements::parse(&options.entitlements)?;
+        let sources: Vec<Arc<dyn Source>> = vec![
+            Arc::new(ImageSource::new(store.clone(), registry.clone(), sessions.clone())),
+            Arc::new(LocalSource::new(store.clone(), sessions.clone())),
+            Arc::new(HttpSource::new(store.clone(), sessions.clone())?),
+        ];
         let worker = Worker::new(WorkerOptions {
             store: store.clone(),
             sessions: sessions.clone(),
-            registry: registry.clone(),
+            sources,
             runtime,
             parallelism: options.parallelism,
-            nameservers: options.nameservers,
-            dns_options: options.dns_options,
-            dns_search: options.dns_search,
-        })?;
+            entitlements: entitlements.clone(),
+            dns: options.dns,
+            run_dir: store.run_dir(),
+        });
         let cache = Arc::new(LocalCache::new(store.clone()));
         let dockerfile: Arc<dyn Frontend> = Arc::new(rbuild_dockerfile::DockerfileFrontend::default());
         Ok(Self {
@@ -246,6 +257,17 @@ impl Builder {
             tracing::warn!(error = %error, "closing the store");
         }
     }
+}
+
+/// A bare name is looked for in `PATH`, as upstream's setting has it.
+fn in_path(binary: &std::path::Path) -> PathBuf {
+    if binary.components().count() > 1 {
+        return binary.to_owned();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found =
+        std::env::split_paths(&path).map(|dir| dir.join(binary)).find(|candidate| candidate.is_file());
+    found.unwrap_or_else(|| binary.to_owned())
 }
 
 /// Kept beside the database; a root that cannot keep it gets a new one at each start.

@@ -68,7 +68,9 @@ impl BuildRequest {
     /// Refuses what this daemon cannot do, before anything is started.
     pub(crate) fn check(&self) -> Result<(), BuildError> {
         if let Some((kind, _)) = self.cache_exports.first() {
-            return Err(BuildError::unimplemented(format!("cache export to `{kind}` is not supported by rbuildd yet")));
+            return Err(BuildError::unimplemented(format!(
+                "cache export to `{kind}` is not supported by rbuildd yet"
+            )));
         }
         Ok(())
     }

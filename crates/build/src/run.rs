@@ -9,7 +9,7 @@ use rbuild_frontend::{
 };
 use rbuild_oci::{ImageConfig, Platform};
 use rbuild_session::SessionGroup;
-use rbuild_source::SessionCredentials;
+use rbuild_source::{Memo, SessionCredentials};
 use rbuild_worker::{Entitlements, Scope};
 use serde::Deserialize;
 
@@ -70,7 +70,13 @@ fn scope(
 ) -> Result<Scope, BuildError> {
     let asked = Entitlements::parse(&request.entitlements).map_err(|error| from_op(&error))?;
     let granted = Entitlements::granted(&builder.entitlements, &asked).map_err(|error| from_op(&error))?;
-    Ok(Scope::new(progress, SessionGroup::of(&request.session), granted, &request.id))
+    Ok(Scope {
+        progress,
+        sessions: SessionGroup::of(&request.session),
+        entitlements: Arc::new(granted),
+        memo: Memo::default(),
+        build_id: request.id.as_str().into(),
+    })
 }
 
 fn epoch(what: &What) -> Result<Option<i64>, BuildError> {
@@ -182,8 +188,8 @@ fn platform_of(config: Option<&[u8]>) -> Option<Platform> {
 fn platforms(result: &FrontendResult) -> Result<Vec<NamedPlatform>, BuildError> {
     let Some(text) = result.metadata.get("refs.platforms") else { return Ok(Vec::new()) };
     let parsed: Result<Platforms, _> = serde_json::from_slice(text);
-    let parsed = parsed
-        .map_err(|error| BuildError::invalid(format!("the frontend's `refs.platforms`: {error}")))?;
+    let parsed =
+        parsed.map_err(|error| BuildError::invalid(format!("the frontend's `refs.platforms`: {error}")))?;
     Ok(parsed.platforms)
 }
 

@@ -78,7 +78,8 @@ impl Exporter for ArchiveExporter {
         let status = request.reporter.status("sending tarball", "");
         let archive = Archive::new(self.kind, &names, &image, request.epoch)?;
         let store = self.daemon.store.clone();
-        stream::send_file(&session, request.index, metadata, &status, move |out| archive.write(&store, out)).await?;
+        stream::send_file(&session, request.index, metadata, &status, move |out| archive.write(&store, out))
+            .await?;
         status.done();
         drop(image);
         Ok(Exported { response })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use rbuild_digest::Digest;
 use rbuild_oci::{Descriptor, Index, Manifest, Platform, json, media};
-use rbuild_store::{Lease, LayerBlob, LayerProgress, Ref, Store};
+use rbuild_store::{LayerBlob, LayerProgress, Lease, Ref, Store};
 
 use crate::attrs::ImageOptions;
 use crate::config::{self, LayerFacts};
@@ -23,7 +23,7 @@ pub(crate) struct Assembled {
     pub(crate) config: Descriptor,
     /// Per platform.
     pub(crate) images: Vec<PlatformImage>,
-    pub(crate) lease: Lease,
+    pub(crate) _lease: Lease,
 }
 
 /// The image of one platform.
@@ -67,7 +67,11 @@ impl Assembled {
 }
 
 /// Makes what is missing of the image of `request`. `index`: several platforms get an index.
-pub(crate) async fn assemble(store: &Store, options: &ImageOptions, request: &ExportRequest) -> Result<Assembled> {
+pub(crate) async fn assemble(
+    store: &Store,
+    options: &ImageOptions,
+    request: &ExportRequest,
+) -> Result<Assembled> {
     let lease = store.lease();
     let exporting = request.reporter.status("exporting layers", "exporting layers");
     let progress: Arc<dyn LayerProgress> = Arc::new(LayerStatus::new(request.reporter.clone()));
@@ -78,13 +82,14 @@ pub(crate) async fn assemble(store: &Store, options: &ImageOptions, request: &Ex
     for (part, layers) in request.refs.iter().zip(layers) {
         images.push(platform_image(store, options, request, part, layers, &lease).await?);
     }
-    let config = images.first().ok_or_else(|| ExportError::Result("the result is empty".into()))?.config.clone();
+    let config =
+        images.first().ok_or_else(|| ExportError::Result("the result is empty".into()))?.config.clone();
     let several = request.refs.iter().any(|part| part.id.is_some());
     let target = match several {
         false => images[0].manifest.clone(),
         true => index(store, options, request, &images, &lease).await?,
     };
-    Ok(Assembled { target, config, images, lease })
+    Ok(Assembled { target, config, images, _lease: lease })
 }
 
 async fn layers_of(
@@ -194,7 +199,12 @@ fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>> {
 }
 
 /// Puts a small blob into the content store.
-pub(crate) async fn put(store: &Store, lease: &Lease, media_type: &str, bytes: Vec<u8>) -> Result<Descriptor> {
+pub(crate) async fn put(
+    store: &Store,
+    lease: &Lease,
+    media_type: &str,
+    bytes: Vec<u8>,
+) -> Result<Descriptor> {
     let descriptor = Descriptor::of(media_type, &bytes);
     lease.blob(descriptor.digest);
     let content = store.content().clone();

@@ -98,7 +98,9 @@ impl ImageOptions {
         }
         let names = attrs.take("name").unwrap_or_default();
         // Attestations and what belongs to them; absent or off is what this daemon does.
-        for name in ["attestation-inline", "oci-artifact", "rewrite-timestamp", "prefer-nondist-layers", "buildinfo"] {
+        for name in
+            ["attestation-inline", "oci-artifact", "rewrite-timestamp", "prefer-nondist-layers", "buildinfo"]
+        {
             attrs.refuse(name)?;
         }
         attrs.flag("attest:provenance")?;
@@ -108,7 +110,12 @@ impl ImageOptions {
             compression,
             force,
             oci_types: types.unwrap_or(oci_types) || kind == Some(Compression::Zstd),
-            names: names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+            names: names
+                .split(',')
+                .map(str::trim)
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect(),
         })
     }
 }

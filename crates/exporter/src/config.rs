@@ -55,7 +55,8 @@ fn history(mut entries: Vec<History>, layers: &[LayerFacts], epoch: Option<&str>
         }
     }
     for layer in layers.iter().skip(known) {
-        let created_by = if layer.description.is_empty() { "created by buildkit" } else { &layer.description };
+        let created_by =
+            if layer.description.is_empty() { "created by buildkit" } else { &layer.description };
         entries.push(History {
             created: time_of(layer.created_ms),
             created_by: created_by.to_owned(),
@@ -85,7 +86,11 @@ mod tests {
     use super::*;
 
     fn layer(n: u8) -> LayerFacts {
-        LayerFacts { diff_id: Digest::of([n]), created_ms: i64::from(n) * 1_000, description: format!("layer {n}") }
+        LayerFacts {
+            diff_id: Digest::of([n]),
+            created_ms: i64::from(n) * 1_000,
+            description: format!("layer {n}"),
+        }
     }
 
     fn entry(text: &str, empty_layer: bool) -> History {

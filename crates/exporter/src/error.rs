@@ -85,12 +85,15 @@ impl ExportError {
     /// Classifies the failure.
     pub fn kind(&self) -> ExportErrorKind {
         match self {
-            Self::UnknownType(_) | Self::UnknownAttribute { .. } | Self::Attribute { .. } | Self::Result(_) => {
-                ExportErrorKind::Invalid
-            }
+            Self::UnknownType(_)
+            | Self::UnknownAttribute { .. }
+            | Self::Attribute { .. }
+            | Self::Result(_) => ExportErrorKind::Invalid,
             Self::Unsupported { .. } => ExportErrorKind::Unsupported,
             Self::Store(error) if error.is_no_space() => ExportErrorKind::NoSpace,
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ExportErrorKind::NoSpace,
+            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                ExportErrorKind::NoSpace
+            }
             Self::Session(_) | Self::Registry(_) => ExportErrorKind::Peer,
             Self::Store(_) | Self::Content(_) | Self::Io { .. } | Self::Internal(_) => ExportErrorKind::Other,
         }

@@ -1,6 +1,6 @@
 use async_trait::async_trait;
-use rbuild_snapshot::{DiffOptions, Differ};
 use rbuild_session::filesync::ExportRoot;
+use rbuild_snapshot::{DiffOptions, Differ};
 use rbuild_store::TreeGuard;
 
 use crate::attrs::Attrs;
@@ -87,7 +87,8 @@ impl Exporter for TarExporter {
     async fn export(&self, request: &ExportRequest) -> Result<Exported> {
         let [part] = &request.refs[..] else {
             return Err(ExportError::Result(
-                "tar exporter: a result for several platforms is not supported yet: use the local exporter".into(),
+                "tar exporter: a result for several platforms is not supported yet: use the local exporter"
+                    .into(),
             ));
         };
         let session = self.daemon.sessions.any(&request.sessions).await?;

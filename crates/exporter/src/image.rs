@@ -63,7 +63,9 @@ impl Exporter for ImageExporter {
             stored.push(format!("{prefix}@{}", image.target.digest));
         }
         if self.canonical {
-            stored.extend(names.iter().map(|name| name.name_only().with_digest(image.target.digest).to_string()));
+            stored.extend(
+                names.iter().map(|name| name.name_only().with_digest(image.target.digest).to_string()),
+            );
         }
         if self.store {
             for name in &stored {

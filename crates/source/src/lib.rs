@@ -13,10 +13,12 @@ mod credentials;
 mod error;
 mod http;
 mod image;
+mod local;
 mod source;
 
 pub use credentials::SessionCredentials;
 pub use error::SourceError;
 pub use http::{AddressPolicy, HttpSource};
 pub use image::ImageSource;
+pub use local::LocalSource;
 pub use source::{GitPin, HttpPin, ImageLayer, ImagePin, Memo, Pin, PinDetail, Source, SourceRequest};

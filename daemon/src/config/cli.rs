@@ -164,10 +164,22 @@ impl Refused {
             (self.proxy_network, "--proxy-network", NETWORK),
             (self.save_cache_debug, "--save-cache-debug", "there is no such dump"),
             (!self.cdi_spec_dir.is_empty(), "--cdi-spec-dir", "devices are not supported"),
-            (self.oci_worker_no_process_sandbox, "--oci-worker-no-process-sandbox", "every step has its own process namespace"),
+            (
+                self.oci_worker_no_process_sandbox,
+                "--oci-worker-no-process-sandbox",
+                "every step has its own process namespace",
+            ),
             (self.oci_worker_selinux, "--oci-worker-selinux", "there is no SELinux support"),
-            (self.oci_worker_apparmor_profile.is_some(), "--oci-worker-apparmor-profile", "there is no AppArmor support"),
-            (self.oci_worker_proxy_snapshotter_path.is_some(), "--oci-worker-proxy-snapshotter-path", "snapshotters are overlayfs and native"),
+            (
+                self.oci_worker_apparmor_profile.is_some(),
+                "--oci-worker-apparmor-profile",
+                "there is no AppArmor support",
+            ),
+            (
+                self.oci_worker_proxy_snapshotter_path.is_some(),
+                "--oci-worker-proxy-snapshotter-path",
+                "snapshotters are overlayfs and native",
+            ),
             (self.oci_cni_config_path.is_some(), "--oci-cni-config-path", NETWORK),
             (self.oci_cni_binary_dir.is_some(), "--oci-cni-binary-dir", NETWORK),
             (self.oci_cni_pool_size.is_some_and(|n| n > 0), "--oci-cni-pool-size", NETWORK),
@@ -195,9 +207,11 @@ impl Cli {
         let path = self.config.clone().unwrap_or_else(|| places().config.into());
         let file = ConfigFile::load(&path, self.config.is_some())?;
         let oci = &file.worker.oci;
-        let snapshotter = parse_snapshotter(self.oci_worker_snapshotter.as_ref().or(oci.snapshotter.as_ref()))?;
+        let snapshotter =
+            parse_snapshotter(self.oci_worker_snapshotter.as_ref().or(oci.snapshotter.as_ref()))?;
         let host_network = parse_network(self.oci_worker_net.as_ref().or(oci.network_mode.as_ref()))?;
-        let entitlements = [self.allow_insecure_entitlement.clone(), file.insecure_entitlements.clone()].concat();
+        let entitlements =
+            [self.allow_insecure_entitlement.clone(), file.insecure_entitlements.clone()].concat();
         check_entitlements(&entitlements)?;
         if !self.oci_worker_platform.is_empty() || !oci.platforms.is_empty() {
             check_platforms(self.oci_worker_platform.iter().chain(&oci.platforms))?;
@@ -254,7 +268,10 @@ impl Cli {
         match self.containerd_worker.as_deref() {
             None | Some("false" | "auto") => {}
             Some(other) => {
-                return Err(unsupported(&format!("--containerd-worker={other}"), "rbuildd has its own worker"));
+                return Err(unsupported(
+                    &format!("--containerd-worker={other}"),
+                    "rbuildd has its own worker",
+                ));
             }
         }
         match self.oci_worker.as_deref() {
@@ -301,7 +318,10 @@ impl Cli {
             policy.min_free_space = sizes.get(1).copied().or(policy.min_free_space);
             policy.max_used_space = sizes.get(2).copied().or(policy.max_used_space);
         }
-        if policy.reserved_space.is_none() && policy.max_used_space.is_none() && policy.min_free_space.is_none() {
+        if policy.reserved_space.is_none()
+            && policy.max_used_space.is_none()
+            && policy.min_free_space.is_none()
+        {
             policy.reserved_space = Some(Size::Percent(10.0));
             policy.max_used_space = Some(Size::Percent(60.0));
             policy.min_free_space = Some(Size::Percent(20.0));
@@ -351,7 +371,10 @@ fn check_platforms<'a>(platforms: impl Iterator<Item = &'a String>) -> Result<()
         let platform = rbuild_oci::Platform::parse(text)
             .map_err(|error| invalid("--oci-worker-platform", format!("`{text}`: {error}")))?;
         if platform.architecture != native.architecture {
-            return Err(unsupported(&format!("--oci-worker-platform={text}"), "foreign platforms need emulation"));
+            return Err(unsupported(
+                &format!("--oci-worker-platform={text}"),
+                "foreign platforms need emulation",
+            ));
         }
     }
     Ok(())
@@ -399,9 +422,18 @@ mod tests {
     #[test]
     fn upstream_command_lines_are_taken() {
         let config = config(&[
-            "--root", "/tmp/r", "--addr", "unix:///tmp/a", "--debug", "--oci-worker=true",
-            "--containerd-worker=false", "--oci-worker-gc=false", "--oci-worker-labels=a=b",
-            "--allow-insecure-entitlement=security.insecure", "--group", "docker",
+            "--root",
+            "/tmp/r",
+            "--addr",
+            "unix:///tmp/a",
+            "--debug",
+            "--oci-worker=true",
+            "--containerd-worker=false",
+            "--oci-worker-gc=false",
+            "--oci-worker-labels=a=b",
+            "--allow-insecure-entitlement=security.insecure",
+            "--group",
+            "docker",
         ])
         .unwrap();
         assert!(!config.gc && config.log_level == "debug" && config.labels["a"] == "b");

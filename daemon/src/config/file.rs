@@ -202,18 +202,42 @@ impl ConfigFile {
     fn refuse_unsupported(&self) -> Result<(), ConfigError> {
         let oci = &self.worker.oci;
         let refused = [
-            (self.worker.containerd.enabled == Some(true), "`[worker.containerd] enabled`", "set it to false; rbuildd has its own worker"),
+            (
+                self.worker.containerd.enabled == Some(true),
+                "`[worker.containerd] enabled`",
+                "set it to false; rbuildd has its own worker",
+            ),
             (oci.enabled == Some(false), "`[worker.oci] enabled = false`", "it is the only worker"),
             (oci.rootless, "`[worker.oci] rootless`", "run rbuildd as root"),
-            (oci.no_process_sandbox, "`[worker.oci] noProcessSandbox`", "every step has its own process namespace"),
+            (
+                oci.no_process_sandbox,
+                "`[worker.oci] noProcessSandbox`",
+                "every step has its own process namespace",
+            ),
             (oci.selinux, "`[worker.oci] selinux`", "remove it"),
-            (oci.apparmor_profile.as_deref().is_some_and(|p| !p.is_empty()), "`[worker.oci] apparmor-profile`", "remove it"),
-            (oci.cni_pool_size.is_some_and(|n| n > 0), "`[worker.oci] cniPoolSize`", "network modes are host and none"),
+            (
+                oci.apparmor_profile.as_deref().is_some_and(|p| !p.is_empty()),
+                "`[worker.oci] apparmor-profile`",
+                "remove it",
+            ),
+            (
+                oci.cni_pool_size.is_some_and(|n| n > 0),
+                "`[worker.oci] cniPoolSize`",
+                "network modes are host and none",
+            ),
             (self.grpc.debug_address.is_some(), "`[grpc] debugAddress`", "remove it"),
             (self.otel.is_some(), "`[otel]`", "remove it"),
             (self.cdi.disabled == Some(false), "`[cdi] disabled = false`", "devices are not supported"),
-            (self.frontend.get("dockerfile.v0").is_some_and(|f| f.enabled == Some(false)), "`[frontend.\"dockerfile.v0\"] enabled = false`", "the Dockerfile frontend is always on"),
-            (self.frontend.get("gateway.v0").is_some_and(|f| f.enabled == Some(true)), "`[frontend.\"gateway.v0\"] enabled`", "frontends that are images are not supported"),
+            (
+                self.frontend.get("dockerfile.v0").is_some_and(|f| f.enabled == Some(false)),
+                "`[frontend.\"dockerfile.v0\"] enabled = false`",
+                "the Dockerfile frontend is always on",
+            ),
+            (
+                self.frontend.get("gateway.v0").is_some_and(|f| f.enabled == Some(true)),
+                "`[frontend.\"gateway.v0\"] enabled`",
+                "frontends that are images are not supported",
+            ),
         ];
         match refused.into_iter().find(|(asked, ..)| *asked) {
             Some((_, setting, hint)) => Err(ConfigError::Unsupported { setting: setting.into(), hint }),

@@ -94,7 +94,9 @@ impl<'de> Deserialize<'de> for Span {
         match toml::Value::deserialize(deserializer)? {
             toml::Value::Integer(seconds) if seconds >= 0 => Ok(Self(Duration::from_secs(seconds as u64))),
             toml::Value::String(text) => Self::parse(&text).map_err(serde::de::Error::custom),
-            other => Err(serde::de::Error::custom(format!("expected a duration, found {}", other.type_str()))),
+            other => {
+                Err(serde::de::Error::custom(format!("expected a duration, found {}", other.type_str())))
+            }
         }
     }
 }

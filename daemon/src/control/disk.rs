@@ -19,7 +19,9 @@ pub(super) async fn usage(
     request: wire::DiskUsageRequest,
 ) -> Reply<wire::DiskUsageResponse> {
     if request.age_limit != 0 {
-        return Err(refuse(&BuildError::unimplemented("an age limit for disk usage is not supported by rbuildd")));
+        return Err(refuse(&BuildError::unimplemented(
+            "an age limit for disk usage is not supported by rbuildd",
+        )));
     }
     let records = control.builder.store().usage(&request.filter).await.map_err(|error| failed(&error))?;
     let record = records.into_iter().map(to_wire).collect();
@@ -56,7 +58,7 @@ fn to_wire(record: UsageRecord) -> wire::UsageRecord {
         last_used_at: record.last_used_ms.and_then(timestamp),
         usage_count: i64::try_from(record.usage_count).unwrap_or(i64::MAX),
         description: record.description,
-        record_type: record.record_type.to_string(),
+        record_type: record.record_type.as_str().to_owned(),
         shared: record.shared,
         parents: record.parents,
         ..Default::default()

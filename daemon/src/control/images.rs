@@ -27,7 +27,8 @@ impl Images for ControlService {
             .map_err(|error| Status::invalid_argument(format!("image name `{name}`: {error}")))?;
         let canonical = parsed.tag_or_latest().to_string();
         let store = self.builder.store();
-        let removed = store.delete_image(&canonical).await.map_err(|error| Status::unknown(error.to_string()))?;
+        let removed =
+            store.delete_image(&canonical).await.map_err(|error| Status::unknown(error.to_string()))?;
         match removed {
             true => Ok(Response::new(wire::RemoveImageResponse {})),
             false => Err(Status::not_found(format!("no image is called {canonical}"))),

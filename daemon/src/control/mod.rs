@@ -81,7 +81,10 @@ impl Control for ControlService {
         session::session(self, request).await
     }
 
-    async fn list_workers(&self, request: Request<wire::ListWorkersRequest>) -> Reply<wire::ListWorkersResponse> {
+    async fn list_workers(
+        &self,
+        request: Request<wire::ListWorkersRequest>,
+    ) -> Reply<wire::ListWorkersResponse> {
         workers::list(self, request.into_inner())
     }
 

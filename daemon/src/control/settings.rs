@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use rbuild_build::BuilderOptions;
+use rbuild_exec::DnsConfig;
 use rbuild_registry::{HostConfig, KeyPair, RegistryConfig};
 use rbuild_store::{GcPolicy, SnapshotterKind};
 
@@ -25,9 +26,11 @@ pub(crate) fn builder_options(config: &Config) -> anyhow::Result<BuilderOptions>
         parallelism: config.parallelism,
         registries,
         entitlements: config.entitlements.clone(),
-        nameservers: config.dns.nameservers.clone(),
-        dns_options: config.dns.options.clone(),
-        dns_search: config.dns.search_domains.clone(),
+        dns: DnsConfig {
+            nameservers: config.dns.nameservers.clone(),
+            options: config.dns.options.clone(),
+            search: config.dns.search_domains.clone(),
+        },
         gc: config.gc.then(|| gc_policies(config)),
     })
 }
@@ -53,7 +56,8 @@ fn host_config(file: &RegistryFile) -> anyhow::Result<HostConfig> {
 /// A directory as Docker lays it out: `*.crt` are authorities, `NAME.cert` and `NAME.key` a client certificate.
 fn add_tls_dir(config: &mut HostConfig, dir: &std::path::Path) -> anyhow::Result<()> {
     use anyhow::Context as _;
-    let entries = std::fs::read_dir(dir).with_context(|| format!("reading tlsconfigdir {}", dir.display()))?;
+    let entries =
+        std::fs::read_dir(dir).with_context(|| format!("reading tlsconfigdir {}", dir.display()))?;
     let mut paths = Vec::new();
     for entry in entries {
         paths.push(entry?.path());

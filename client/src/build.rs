@@ -1,0 +1,301 @@
+//! `rbuildctl build`: the flags of `docker buildx build` as a request to the Dockerfile frontend.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rbuild_api::moby::buildkit::v1::SolveRequest;
+use rbuild_progress::render::Mode;
+
+use crate::cli::{BuildArgs, ConnectionArgs};
+use crate::errors::CommandError;
+use crate::run::{self, Finished, Offer};
+use crate::spec::{self, Output};
+use crate::{connect, ui};
+
+/// Proxy settings that builds take over from the environment as predefined build arguments.
+const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
+
+/// Builds.
+pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Result<(), CommandError> {
+    args.refused.check()?;
+    let mode = match args.quiet {
+        true => Mode::Quiet,
+        false => run::mode(&args.progress)?,
+    };
+    let context = Context::find(&args)?;
+    let mut frontend_attrs = attributes(&args)?;
+    frontend_attrs.insert("filename".into(), context.filename.clone());
+    let mut dirs = vec![
+        ("context".to_owned(), context.dir.clone()),
+        ("dockerfile".to_owned(), context.dockerfile_dir.clone()),
+    ];
+    for text in &args.build_context {
+        named_context(text, &mut frontend_attrs, &mut dirs)?;
+    }
+    let offer = Offer {
+        dirs,
+        secrets: args.secret.clone(),
+        ssh: args.ssh.clone(),
+        outputs: outputs(&args)?,
+        shared_key: run::shared_key(&context.dir),
+    };
+    let request = SolveRequest {
+        frontend: "dockerfile.v0".into(),
+        frontend_attrs,
+        entitlements: args.allow.clone(),
+        ..Default::default()
+    };
+    let connected = connect::connect(connection, true).await?;
+    let finished = run::run(&connected.channel, &offer, mode, request).await;
+    let outcome = finished.and_then(|finished| report(&args, &finished));
+    connected.close().await;
+    outcome
+}
+
+/// The directory of the build and its Dockerfile.
+#[derive(Debug)]
+struct Context {
+    dir: PathBuf,
+    dockerfile_dir: PathBuf,
+    filename: String,
+    /// Holds a Dockerfile that came through standard input.
+    _stdin: Option<StdinFile>,
+}
+
+/// A directory of a temporary Dockerfile, removed when dropped.
+#[derive(Debug)]
+struct StdinFile(PathBuf);
+
+impl Drop for StdinFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::debug!(%error, "removing the Dockerfile from standard input");
+        }
+    }
+}
+
+impl StdinFile {
+    fn read() -> Result<Self, CommandError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let dir = std::env::temp_dir().join(format!("rbuildctl-{}", rbuild_digest::random_id()));
+        std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
+        let file = Self(dir);
+        let mut out = std::fs::File::create(file.0.join("Dockerfile"))?;
+        std::io::copy(&mut std::io::stdin(), &mut out)?;
+        Ok(file)
+    }
+}
+
+impl Context {
+    fn find(args: &BuildArgs) -> Result<Self, CommandError> {
+        let context = args.context.as_str();
+        if context == "-" {
+            return Err(CommandError::usage("a context from standard input is not supported yet")
+                .hint("name a directory; -f - reads only the Dockerfile from standard input"));
+        }
+        if context.contains("://") || context.starts_with("git@") {
+            return Err(CommandError::usage(format!(
+                "context {context}: remote contexts are not supported yet"
+            ))
+            .hint("clone or download it and name the directory"));
+        }
+        let dir = PathBuf::from(context);
+        if !dir.is_dir() {
+            return Err(CommandError::new(format!(
+                "unable to prepare context: {context} is not a directory"
+            )));
+        }
+        let stdin = match &args.file {
+            Some(file) if file.as_os_str() == "-" => Some(StdinFile::read()?),
+            _ => None,
+        };
+        let dockerfile = match (&stdin, &args.file) {
+            (Some(stdin), _) => stdin.0.join("Dockerfile"),
+            (None, Some(file)) => file.clone(),
+            (None, None) => dir.join("Dockerfile"),
+        };
+        let name = dockerfile.file_name().and_then(|name| name.to_str());
+        let filename = name
+            .ok_or_else(|| {
+                CommandError::usage(format!("--file {}: expected the path of a file", dockerfile.display()))
+            })?
+            .to_owned();
+        let dockerfile_dir = match dockerfile.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        if !dockerfile_dir.is_dir() {
+            return Err(CommandError::new(format!(
+                "failed to read dockerfile: open {}: no such file or directory",
+                dockerfile.display()
+            )));
+        }
+        Ok(Self { dir, dockerfile_dir, filename, _stdin: stdin })
+    }
+}
+
+fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, CommandError> {
+    let mut attrs = BTreeMap::new();
+    let mut put = |name: String, value: &str| {
+        attrs.insert(name, value.to_owned());
+    };
+    for name in PROXIES {
+        for variable in [name.to_lowercase(), name.to_owned()] {
+            if let Ok(value) = std::env::var(&variable).map(|value| value.trim().to_owned())
+                && !value.is_empty()
+            {
+                put(format!("build-arg:{variable}"), &value);
+            }
+        }
+    }
+    for text in &args.build_arg {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => put(format!("build-arg:{name}"), value),
+            Some(_) => return Err(CommandError::usage(format!("--build-arg {text}: expected NAME=VALUE"))),
+            // As upstream: a name alone takes the environment's value, if there is one.
+            None => {
+                if let Ok(value) = std::env::var(text) {
+                    put(format!("build-arg:{text}"), &value);
+                }
+            }
+        }
+    }
+    for text in &args.label {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        put(format!("label:{name}"), value);
+    }
+    if args.no_cache && !args.no_cache_filter.is_empty() {
+        return Err(CommandError::usage("--no-cache and --no-cache-filter exclude each other"));
+    }
+    if args.no_cache {
+        put("no-cache".into(), "");
+    }
+    if !args.no_cache_filter.is_empty() {
+        put("no-cache".into(), &args.no_cache_filter.join(","));
+    }
+    for (name, value) in [
+        ("target", args.target.clone()),
+        ("platform", (!args.platform.is_empty()).then(|| args.platform.join(","))),
+        ("add-hosts", add_hosts(&args.add_host)?),
+        ("force-network-mode", network(args.network.as_deref())?),
+        ("image-resolve-mode", args.pull.then(|| "pull".to_owned())),
+        ("cgroup-parent", args.cgroup_parent.clone()),
+        ("shm-size", shm_size(args.shm_size.as_deref())?),
+        ("ulimit", (!args.ulimit.is_empty()).then(|| args.ulimit.join(","))),
+    ] {
+        if let Some(value) = value {
+            put(name.into(), &value);
+        }
+    }
+    Ok(attrs)
+}
+
+fn add_hosts(hosts: &[String]) -> Result<Option<String>, CommandError> {
+    let mut out = Vec::new();
+    for text in hosts {
+        // HOST=IP is taken too: an IPv6 address has colons of its own.
+        let parts = text.split_once('=').or_else(|| text.split_once(':'));
+        let Some((name, address)) = parts else {
+            return Err(CommandError::usage(format!("--add-host {text}: expected HOST:IP")));
+        };
+        let plain = address.trim_matches(['[', ']']);
+        if plain.parse::<std::net::IpAddr>().is_err() {
+            return Err(CommandError::usage(format!("--add-host {text}: `{address}` is not an address")));
+        }
+        out.push(format!("{name}={plain}"));
+    }
+    Ok((!out.is_empty()).then(|| out.join(",")))
+}
+
+fn network(mode: Option<&str>) -> Result<Option<String>, CommandError> {
+    match mode {
+        None | Some("" | "default") => Ok(None),
+        Some(mode @ ("host" | "none")) => Ok(Some(mode.to_owned())),
+        Some(other) => Err(CommandError::usage(format!("--network {other} is not supported"))
+            .hint("steps have the daemon's network (default), none, or with --allow network.host host")),
+    }
+}
+
+fn shm_size(text: Option<&str>) -> Result<Option<String>, CommandError> {
+    let Some(text) = text else { return Ok(None) };
+    let bytes = spec::size(text)
+        .ok_or_else(|| CommandError::usage(format!("--shm-size {text}: expected a size such as 64m")))?;
+    Ok(Some(bytes.to_string()))
+}
+
+fn named_context(
+    text: &str,
+    attrs: &mut BTreeMap<String, String>,
+    dirs: &mut Vec<(String, PathBuf)>,
+) -> Result<(), CommandError> {
+    let (name, value) = spec::pair("--build-context", text)?;
+    let key = format!("context:{name}");
+    if value.starts_with("docker-image://") {
+        attrs.insert(key, value.to_owned());
+        return Ok(());
+    }
+    if value.contains("://") || value.starts_with("git@") {
+        return Err(CommandError::usage(format!(
+            "--build-context {text}: only directories and docker-image:// are supported yet"
+        )));
+    }
+    if !Path::new(value).is_dir() {
+        return Err(CommandError::new(format!("--build-context {text}: {value} is not a directory")));
+    }
+    if matches!(name, "context" | "dockerfile") {
+        return Err(CommandError::usage(format!("--build-context {text}: the name `{name}` is taken")));
+    }
+    attrs.insert(key, format!("local:{name}"));
+    // The frontend asks for names of contexts with their default tag cut off.
+    dirs.push((name.to_owned(), value.into()));
+    Ok(())
+}
+
+/// The outputs that were asked for; without any, the image is kept in the daemon's store under its names.
+fn outputs(args: &BuildArgs) -> Result<Vec<Output>, CommandError> {
+    let mut outputs = args.output.iter().map(|text| Output::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    if args.push {
+        let image = outputs.iter_mut().find(|output| output.kind == "image");
+        if let Some(output) = image {
+            output.attrs.insert("push".into(), "true".into());
+        } else if outputs.is_empty() {
+            outputs.push(Output::parse("type=registry")?);
+        } else {
+            return Err(CommandError::usage("--push needs an image output beside the others")
+                .hint("add -o type=image"));
+        }
+    }
+    if outputs.is_empty() {
+        outputs.push(Output::parse("type=image")?);
+    }
+    let names = args.tag.join(",");
+    for output in &mut outputs {
+        let named = matches!(output.kind.as_str(), "image" | "oci" | "docker");
+        if named && !names.is_empty() && !output.attrs.contains_key("name") {
+            output.attrs.insert("name".into(), names.clone());
+        }
+    }
+    Ok(outputs)
+}
+
+fn report(args: &BuildArgs, finished: &Finished) -> Result<(), CommandError> {
+    let digest = |name: &str| finished.response.get(name).cloned();
+    let id = digest("containerimage.config.digest").or_else(|| digest("containerimage.digest"));
+    if let Some(path) = &args.metadata_file {
+        run::write_metadata(path, finished)?;
+    }
+    if let Some(path) = &args.iidfile {
+        let id = id.clone().ok_or_else(|| {
+            CommandError::new("--iidfile: this build made no image")
+                .hint("add an image, oci or docker output")
+        })?;
+        run::write_file(path, id.as_bytes())?;
+    }
+    if args.quiet {
+        let to_stdout = args.output.iter().any(|text| text == "-" || text.contains("dest=-"));
+        if let (Some(id), false) = (id, to_stdout) {
+            ui::print(&id);
+        }
+    }
+    Ok(())
+}

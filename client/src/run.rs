@@ -1,0 +1,249 @@
+//! Runs one build at a daemon: session, progress and request side by side.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rbuild_api::moby::buildkit::v1::control_client::ControlClient;
+use rbuild_api::moby::buildkit::v1::{Exporter, SolveRequest, SolveResponse, StatusRequest, StatusResponse};
+use rbuild_digest::random_id;
+use rbuild_progress::render::{Mode, Renderer};
+use rbuild_session::client::{
+    ClientSession, DockerAuth, DockerConfig, ExportDestination, ExportTargets, LocalDir, LocalDirs,
+    SecretSource, Secrets, SshAgents,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::MAX_MESSAGE;
+use crate::errors::CommandError;
+use crate::spec::{self, Destination, Output};
+
+/// Events between the network and the terminal.
+const EVENTS: usize = 256;
+/// How long a cancelled build may take to say goodbye before the client leaves.
+const GOODBYE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What a build gets from this side.
+#[derive(Debug, Default)]
+pub(crate) struct Offer {
+    /// Directories by name.
+    pub(crate) dirs: Vec<(String, PathBuf)>,
+    /// `--secret` arguments.
+    pub(crate) secrets: Vec<String>,
+    /// `--ssh` arguments.
+    pub(crate) ssh: Vec<String>,
+    /// Outputs in the order of the request's exporters.
+    pub(crate) outputs: Vec<Output>,
+    /// Identifies the directories over many builds.
+    pub(crate) shared_key: String,
+}
+
+/// A finished build.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) response: BTreeMap<String, String>,
+    pub(crate) id: String,
+}
+
+/// Reads a progress mode; `none` is upstream's other word for `quiet`.
+pub(crate) fn mode(text: &str) -> Result<Mode, CommandError> {
+    let text = if text == "none" { "quiet" } else { text };
+    text.parse::<Mode>().map_err(|error| CommandError::usage(error.to_string()))
+}
+
+fn failed(error: rbuild_session::SessionError) -> CommandError {
+    CommandError::new(error.to_string())
+}
+
+fn session(offer: &Offer) -> Result<ClientSession, CommandError> {
+    let mut dirs = LocalDirs::new();
+    for (name, path) in &offer.dirs {
+        dirs.add(name, LocalDir::new(path)).map_err(failed)?;
+    }
+    let mut targets = ExportTargets::new();
+    for (index, output) in offer.outputs.iter().enumerate() {
+        match &output.destination {
+            Destination::Daemon => {}
+            Destination::Directory(path) => targets.add(index, ExportDestination::Directory(path.clone())),
+            Destination::File(path) => targets.add(index, ExportDestination::File(path.clone())),
+            Destination::Stdout => targets.add(
+                index,
+                ExportDestination::Stream(Arc::new(|_| {
+                    Ok(Some(Box::new(std::io::stdout()) as Box<dyn Write + Send>))
+                })),
+            ),
+        }
+    }
+    let config = match DockerConfig::default_path() {
+        Some(path) => DockerConfig::load(&path).map_err(failed)?,
+        None => DockerConfig::default(),
+    };
+    let mut builder = ClientSession::builder()
+        .name("rbuildctl")
+        .shared_key(offer.shared_key.clone())
+        .dirs(dirs)
+        .targets(targets)
+        .auth(Arc::new(DockerAuth::new(config)));
+    if !offer.secrets.is_empty() {
+        let mut secrets = Secrets::new();
+        for text in &offer.secrets {
+            let (id, source) = spec::secret(text)?;
+            let source = match source {
+                spec::SecretSource::File(path) => SecretSource::File(path),
+                spec::SecretSource::Env(name) => SecretSource::Env(name),
+            };
+            secrets.add(id, source).map_err(|error| failed(error).context(format!("--secret {text}")))?;
+        }
+        builder = builder.secrets(secrets);
+    }
+    if !offer.ssh.is_empty() {
+        let mut agents = SshAgents::new();
+        for text in &offer.ssh {
+            let (id, socket) = spec::ssh(text)?;
+            agents
+                .add(&id, socket.as_deref())
+                .map_err(|error| failed(error).context(format!("--ssh {text}")))?;
+        }
+        builder = builder.ssh(agents);
+    }
+    Ok(builder.build())
+}
+
+/// Builds. Ctrl-C cancels the build at the daemon and waits a moment for its clean-up; a second one leaves at once.
+pub(crate) async fn run(
+    channel: &Channel,
+    offer: &Offer,
+    mode: Mode,
+    mut request: SolveRequest,
+) -> Result<Finished, CommandError> {
+    for output in &offer.outputs {
+        if output.destination == Destination::Stdout && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+            return Err(CommandError::usage("the output is an archive: refusing to write it to a terminal")
+                .hint("redirect standard output, or name a file with dest="));
+        }
+    }
+    let session = session(offer)?;
+    request.r#ref = random_id();
+    request.session = session.id().to_owned();
+    request.exporters = offer.outputs.iter().map(exporter).collect();
+    if let Some(first) = request.exporters.first() {
+        request.exporter_deprecated = first.r#type.clone();
+        request.exporter_attrs_deprecated = first.attrs.clone();
+    }
+    let id = request.r#ref.clone();
+    let renderer = Renderer::stderr(mode);
+    let mut control = ControlClient::new(channel.clone())
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let (events, shown) = tokio::sync::mpsc::channel(EVENTS);
+    let status = follow(control.clone(), id.clone(), events);
+    let show = renderer.run(ReceiverStream::new(shown));
+    let solving = async {
+        let solved = tokio::select! {
+            solved = control.solve(request) => solved.map(tonic::Response::into_inner),
+            ended = session.run(channel.clone()) => {
+                let reason = ended.err().map_or_else(|| "it was closed".to_owned(), |error| error.to_string());
+                Err(tonic::Status::unavailable(format!("the session with the daemon ended: {reason}")))
+            }
+            _ = tokio::signal::ctrl_c() => Err(tonic::Status::cancelled("interrupted")),
+        };
+        session.close();
+        solved
+    };
+    let both = async {
+        let (solved, _, ()) = tokio::join!(solving, show, status);
+        solved
+    };
+    let solved = both.await;
+    let SolveResponse { exporter_response } = solved.map_err(|status| CommandError::from_status(&status))?;
+    Ok(Finished { response: exporter_response, id })
+}
+
+/// Passes a build's events on until they end. A daemon that never starts the build has said why in Solve's answer.
+async fn follow(
+    mut control: ControlClient<Channel>,
+    id: String,
+    events: tokio::sync::mpsc::Sender<StatusResponse>,
+) {
+    let stream = match control.status(StatusRequest { r#ref: id }).await {
+        Ok(stream) => stream,
+        Err(status) => {
+            tracing::debug!(%status, "following the build");
+            return;
+        }
+    };
+    let mut stream = stream.into_inner();
+    loop {
+        let next = tokio::select! {
+            next = stream.message() => next,
+            () = interrupted() => return,
+        };
+        match next {
+            Ok(Some(event)) => {
+                // The view is gone only when this function's caller is.
+                if events.send(event).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => return,
+            Err(status) => {
+                tracing::debug!(%status, "following the build");
+                return;
+            }
+        }
+    }
+}
+
+/// After Ctrl-C the daemon gets a moment to end the build in order.
+async fn interrupted() {
+    match tokio::signal::ctrl_c().await {
+        Ok(()) => tokio::select! {
+            () = tokio::time::sleep(GOODBYE) => {}
+            _ = tokio::signal::ctrl_c() => {}
+        },
+        Err(error) => {
+            tracing::debug!(%error, "listening for Ctrl-C");
+            std::future::pending().await
+        }
+    }
+}
+
+fn exporter(output: &Output) -> Exporter {
+    let mut exporter = Exporter { r#type: output.kind.clone(), ..Default::default() };
+    exporter.attrs = output.attrs.clone();
+    exporter
+}
+
+/// Identifies a directory of this machine's user, so that the daemon finds its earlier copy.
+pub(crate) fn shared_key(dir: &Path) -> String {
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    let absolute = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let text = format!("{}\0{}\0{}", machine.trim(), nix::unistd::getuid(), absolute.display());
+    rbuild_digest::Digest::of(text).hex()
+}
+
+/// Writes the response as JSON: values that are JSON themselves stay so, base64 descriptors are unpacked.
+pub(crate) fn write_metadata(path: &Path, finished: &Finished) -> Result<(), CommandError> {
+    use base64::Engine as _;
+    let mut object = serde_json::Map::new();
+    for (name, value) in &finished.response {
+        let decoded = base64::engine::general_purpose::STANDARD.decode(value).ok();
+        let json = decoded.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
+        let json = json.filter(serde_json::Value::is_object);
+        object.insert(name.clone(), json.unwrap_or_else(|| value.clone().into()));
+    }
+    object.insert("buildx.build.ref".into(), finished.id.clone().into());
+    let text = serde_json::to_string_pretty(&object).unwrap_or_default();
+    write_file(path, text.as_bytes())
+}
+
+/// Writes a small result file so that it is whole or not there.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
+    let failed = |error: std::io::Error| CommandError::new(format!("{}: {error}", path.display()));
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}", random_id()));
+    std::fs::write(&aside, bytes).map_err(failed)?;
+    std::fs::rename(&aside, path).map_err(failed)
+}
