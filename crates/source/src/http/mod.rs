@@ -231,7 +231,26 @@ impl HttpSource {
                 ));
             }
         }
-        self.store_answer(&question, request, response).await
+        self.keep(&question, request, response).await
+    }
+
+    /// Keeps the file of `response`; if it breaks off, asks again.
+    async fn keep(
+        &self,
+        question: &Question,
+        request: &SourceRequest,
+        response: Response,
+    ) -> Result<Pin, SourceError> {
+        let mut result = self.store_answer(question, request, response).await;
+        for tries in 1..ATTEMPTS {
+            match &result {
+                Err(error @ SourceError::Http { .. }) => tracing::debug!(%error, tries, "fetching again"),
+                _ => break,
+            }
+            let response = self.ask(question, &question.headers).await?;
+            result = self.store_answer(question, request, response).await;
+        }
+        result
     }
 
     /// Keeps the file that came, and what the server said about its version.
@@ -301,7 +320,7 @@ impl Source for HttpSource {
         question.checksum = Some(http.digest);
         self.authorize(&mut question, request).await?;
         let response = self.ask(&question, &question.headers).await?;
-        let stored = self.store_answer(&question, request, response).await?;
+        let stored = self.keep(&question, request, response).await?;
         match stored.detail {
             PinDetail::Http(HttpPin { content: Some(content), .. }) => Ok(content),
             _ => Err(SourceError::NotFound { what: question.shown }),
@@ -456,6 +475,3 @@ fn chain(error: &reqwest::Error) -> String {
     }
     if parts.is_empty() { "request failed".into() } else { parts.join(": ") }
 }
-
-#[cfg(test)]
-mod tests;
