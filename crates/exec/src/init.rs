@@ -12,13 +12,15 @@
 mod dev;
 mod harden;
 mod helper;
-mod mounts;
+pub(crate) mod mounts;
 pub(crate) mod place;
-mod program;
-mod step;
+pub(crate) mod program;
+pub(crate) mod step;
 pub(crate) mod wire;
 
 use std::os::fd::OwnedFd;
+
+pub(crate) use self::harden::{CAPABILITY_NAMES, MASKED, READONLY, held_capabilities};
 
 /// The name under which the binary is executed again.
 pub(crate) const ARGV0: &str = "rbuild-init";

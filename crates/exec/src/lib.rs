@@ -3,7 +3,7 @@
 //! Central type: [`Runtime`], which takes a [`ProcessSpec`] (plain data) and [`ProcessIo`] and gives an [`ExitStatus`].
 //! [`NativeRuntime`] is our own: a small single-threaded helper, the daemon's own binary executed once more, clones a
 //! process per step straight into its namespaces; that process mounts what the step sees and becomes the step. See
-//! `docs/decisions/001-own-sandbox.md`.
+//! `docs/decisions/001-own-sandbox.md`. [`OciRuntime`] hands the same specification to runc or crun.
 //! The crate knows no builds, refs or sessions; paths of mounts come from its caller, paths inside go through
 //! [`rbuild_sys::Root`]. Invariant: when `run` returns, nothing of the step runs; when the daemon dies, so do the steps.
 #![deny(unsafe_code)]
@@ -14,6 +14,7 @@ pub mod etc;
 pub mod init;
 mod limits;
 mod native;
+mod oci;
 mod runtime;
 mod seccomp;
 mod spec;
@@ -23,6 +24,7 @@ mod user;
 
 pub use error::ExecError;
 pub use native::{NativeOptions, NativeRuntime};
+pub use oci::{OciOptions, OciRuntime, config_json};
 pub use runtime::{Callback, ExitStatus, Input, Output, ProcessIo, Runtime};
 pub use spec::{
     ContainerMount, DEFAULT_HOSTNAME, DEFAULT_PATH, DnsConfig, MountSource, NetMode, ProcessSpec, Resources,

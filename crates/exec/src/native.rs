@@ -21,7 +21,7 @@ use crate::error::ExecError;
 use crate::etc;
 use crate::init::wire::{self, Job, JobMount, NEW_NET, Source};
 use crate::runtime::{ExitStatus, Input, Output, ProcessIo, Runtime};
-use crate::spec::{MountSource, NetMode, ProcessSpec};
+use crate::spec::{ContainerMount, MountSource, NetMode, ProcessSpec};
 
 /// How a [`NativeRuntime`] is made.
 #[derive(Debug, Clone, Default)]
@@ -43,17 +43,12 @@ pub struct NativeRuntime {
 struct Inner {
     etc: EtcFiles,
     helper: Helper,
-    next_id: AtomicU64,
 }
 
 impl NativeRuntime {
     /// Prepares the state directory. The helper starts with the first step, or with [`NativeRuntime::warm`].
     pub fn new(options: NativeOptions) -> Result<NativeRuntime, ExecError> {
-        let inner = Inner {
-            etc: EtcFiles::create(&options.state_dir)?,
-            helper: Helper::new(options.helper),
-            next_id: AtomicU64::new(0),
-        };
+        let inner = Inner { etc: EtcFiles::create(&options.state_dir)?, helper: Helper::new(options.helper) };
         Ok(NativeRuntime { inner: Arc::new(inner) })
     }
 
@@ -91,10 +86,18 @@ impl Runtime for NativeRuntime {
 }
 
 /// Runs `f` on the blocking pool.
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, ExecError> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ExecError> {
     tokio::task::spawn_blocking(f)
         .await
         .map_err(|err| ExecError::Setup { stage: "prepare the step".into(), message: err.to_string() })
+}
+
+/// A name for cgroups and bundles, unlike any other of this daemon or of others.
+pub(crate) fn step_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Which streams somebody listens to.
@@ -138,7 +141,7 @@ impl Inner {
         let hosts = self.etc.file(etc::hosts(spec.hostname(), &spec.extra_hosts))?;
         let host = etc::host_resolv_conf(spec.network).map_err(|err| io_error("read resolv.conf", &err))?;
         let resolv = self.etc.file(etc::resolv_conf(&host, &spec.dns, spec.network))?;
-        let cgroup = Cgroup::create(&spec, &self.id())?;
+        let cgroup = Cgroup::create(&spec, &step_id())?;
         let (tty, write_dir) = (spec.tty.is_some(), spec.rootfs.write_dir().map(PathBuf::from));
         let flags = if spec.network == NetMode::None { NEW_NET } else { 0 };
 
@@ -168,11 +171,6 @@ impl Inner {
         (launched.stdin, launched.stdout, launched.stderr) = (stdin.ours, stdout.ours, stderr.ours);
         Ok(launched)
     }
-
-    /// A name for cgroups, unlike those of other daemons.
-    fn id(&self) -> String {
-        format!("{}-{}", std::process::id(), self.next_id.fetch_add(1, Ordering::Relaxed))
-    }
 }
 
 /// A pipe if somebody listens, else the null device.
@@ -201,19 +199,7 @@ fn io_error(stage: &str, err: &std::io::Error) -> ExecError {
 fn job(spec: ProcessSpec, hosts: &EtcFile, resolv: &EtcFile, cgroup: Option<&Cgroup>) -> (Job, Vec<u8>) {
     let mut data = Vec::new();
     let hostname = spec.hostname().to_owned();
-    let mounts = spec.mounts.into_iter().map(|mount| JobMount {
-        dest: mount.dest,
-        subpath: mount.subpath,
-        readonly: mount.readonly,
-        source: match mount.source {
-            MountSource::Mount(mount) => Source::Mount(mount),
-            MountSource::Data { bytes, mode, uid, gid } => {
-                let offset = data.len();
-                data.extend_from_slice(&bytes);
-                Source::Data { offset, len: bytes.len(), mode, uid, gid }
-            }
-        },
-    });
+    let mounts = spec.mounts.into_iter().map(|mount| job_mount(mount, &mut data));
     let job = Job {
         mounts: mounts.collect(),
         args: spec.args,
@@ -233,4 +219,17 @@ fn job(spec: ProcessSpec, hosts: &EtcFile, resolv: &EtcFile, cgroup: Option<&Cgr
         remove_stubs_recursive: spec.remove_stubs_recursive,
     };
     (job, data)
+}
+
+/// One mount on the wire; the bytes of a file are appended to `data`.
+pub(crate) fn job_mount(mount: ContainerMount, data: &mut Vec<u8>) -> JobMount {
+    let source = match mount.source {
+        MountSource::Mount(mount) => Source::Mount(mount),
+        MountSource::Data { bytes, mode, uid, gid } => {
+            let offset = data.len();
+            data.extend_from_slice(&bytes);
+            Source::Data { offset, len: bytes.len(), mode, uid, gid }
+        }
+    };
+    JobMount { dest: mount.dest, subpath: mount.subpath, readonly: mount.readonly, source }
 }

@@ -58,6 +58,11 @@ const ABIS: &[Abi] =
 const ABIS: &[Abi] =
     &[Abi { audit: 0xc000_00b7, column: |row| row.3 }, Abi { audit: 0x4000_0028, column: |row| row.4 }];
 
+#[cfg(target_arch = "x86_64")]
+const OCI_ABIS: &[&str] = &["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"];
+#[cfg(target_arch = "aarch64")]
+const OCI_ABIS: &[&str] = &["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"];
+
 /// The filter for a sandboxed step.
 pub(crate) fn program() -> Vec<Instruction> {
     let mut program = vec![op(LD_WORD, ARCH)];
@@ -175,6 +180,28 @@ fn op(code: u16, k: u32) -> Instruction {
 
 fn jump(code: u16, k: u32, jt: u8, jf: u8) -> Instruction {
     Instruction { code, jt, jf, k }
+}
+
+/// The same profile in the words of the OCI specification.
+pub(crate) fn oci() -> serde_json::Value {
+    use serde_json::json;
+    let allow = "SCMP_ACT_ALLOW";
+    let plain: Vec<&str> =
+        ALLOWED.iter().map(|row| row.0).filter(|name| verdict(name) == Verdict::Allow).collect();
+    let arg = |value: u64, op: &str| json!([{ "index": 0, "value": value, "op": op }]);
+    let mut masked = arg(u64::from(CLONE_NEW), "SCMP_CMP_MASKED_EQ");
+    masked[0]["valueTwo"] = json!(0);
+    let mut rules = vec![
+        json!({ "names": plain, "action": allow }),
+        json!({ "names": ["clone"], "action": allow, "args": masked }),
+        json!({ "names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38 }),
+        json!({ "names": ["socket"], "action": allow, "args": arg(u64::from(AF_VSOCK), "SCMP_CMP_NE") }),
+    ];
+    for value in PERSONALITIES {
+        let args = arg(u64::from(value), "SCMP_CMP_EQ");
+        rules.push(json!({ "names": ["personality"], "action": allow, "args": args }));
+    }
+    json!({ "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "architectures": OCI_ABIS, "syscalls": rules })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Moving a process's bytes: pipes or a terminal on one side, the caller's sources and sinks on the other.
 
+use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -9,8 +10,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::error::ExecError;
 use crate::runtime::{Input, Output};
 use crate::spec::TermSize;
 
@@ -24,11 +28,7 @@ const SILENCE_AFTER_END: Duration = Duration::from_secs(2);
 /// Hands everything from `from` to `to`, until its end, or a silence after `ended`.
 ///
 /// A sink that fails does not stop the process: the rest is read and dropped, and the first error returned.
-pub(crate) async fn drain(
-    mut from: impl AsyncRead + Unpin,
-    mut to: Output,
-    ended: CancellationToken,
-) -> io::Result<()> {
+async fn drain(mut from: impl AsyncRead + Unpin, mut to: Output, ended: CancellationToken) -> io::Result<()> {
     let mut outcome = Ok(());
     let mut buf = BytesMut::with_capacity(OUTPUT_BUFFER);
     loop {
@@ -72,7 +72,7 @@ pub(crate) async fn drain(
 }
 
 /// Feeds a process; that it does not read to the end is its own affair.
-pub(crate) async fn feed(from: Input, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+async fn feed(from: Input, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     let Input::Reader(mut from) = from else {
         return Ok(());
     };
@@ -80,6 +80,76 @@ pub(crate) async fn feed(from: Input, mut to: impl AsyncWrite + Unpin) -> io::Re
         Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map(drop),
     }
+}
+
+/// The next message of a channel that may not exist; pending for ever if there will be none.
+pub(crate) async fn next<T>(channel: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    match channel {
+        None => std::future::pending().await,
+        Some(receiver) => {
+            let message = receiver.recv().await;
+            if message.is_none() {
+                *channel = None;
+            }
+            message
+        }
+    }
+}
+
+/// The tasks that move a step's bytes; dropping it ends them.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    outputs: JoinSet<Result<(), ExecError>>,
+    inputs: JoinSet<()>,
+    ended: CancellationToken,
+}
+
+impl Streams {
+    /// Moves output of the step.
+    pub(crate) fn output(
+        &mut self,
+        stream: &'static str,
+        from: impl tokio::io::AsyncRead + Unpin + Send + 'static,
+        to: Output,
+    ) {
+        let moving = drain(from, to, self.ended.clone());
+        self.outputs.spawn(named(stream, moving));
+    }
+
+    /// Moves input to the step.
+    pub(crate) fn input(&mut self, from: Input, to: impl tokio::io::AsyncWrite + Unpin + Send + 'static) {
+        self.inputs.spawn(async move {
+            // A source that fails shows at its owner; the process sees an end.
+            if let Err(err) = feed(from, to).await {
+                tracing::debug!(error = %err, "standard input ended early");
+            }
+        });
+    }
+
+    /// Waits for what the process still wrote (not if it was cancelled: nobody may be listening any more).
+    pub(crate) async fn finish(mut self, cancelled: bool) -> Result<(), ExecError> {
+        self.ended.cancel();
+        if cancelled {
+            self.outputs.abort_all();
+        }
+        let mut outcome = Ok(());
+        while let Some(done) = self.outputs.join_next().await {
+            match done {
+                Ok(result) => outcome = outcome.and(result),
+                Err(err) if err.is_cancelled() => {}
+                Err(err) => outcome = Err(stream_error("move output", &io::Error::other(err))),
+            }
+        }
+        outcome
+    }
+}
+
+async fn named(stream: &'static str, moving: impl Future<Output = io::Result<()>>) -> Result<(), ExecError> {
+    moving.await.map_err(|source| ExecError::Stream { stream, source })
+}
+
+fn stream_error(stage: &str, err: &io::Error) -> ExecError {
+    ExecError::Setup { stage: stage.into(), message: err.to_string() }
 }
 
 /// The daemon's end of a terminal. To the reactor it is like a pipe, in both directions.

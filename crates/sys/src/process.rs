@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "clone3, close_range and _exit have no safe wrappers")]
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::Errno;
 
@@ -161,10 +161,24 @@ pub fn kill(pidfd: impl AsFd, signal: i32) -> Result<()> {
     Err(SysError::new("pidfd_send_signal", "", RawErrno::from(err)))
 }
 
-/// Would the process's umask take bits away from `mode`? The umask is read once.
+/// What the umask is known to be; [`UNKNOWN`] until it was set or read.
+static UMASK: AtomicU32 = AtomicU32::new(UNKNOWN);
+const UNKNOWN: u32 = u32::MAX;
+
+/// Sets the umask of the process. Elsewhere it must not be set, for it is remembered.
+pub fn set_umask(umask: u32) {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
+    UMASK.store(umask, Ordering::Relaxed);
+}
+
+/// Would the process's umask take bits away from `mode`? It is read once, if [`set_umask`] never told.
 pub(crate) fn umask_masks(mode: u32) -> bool {
-    static UMASK: OnceLock<u32> = OnceLock::new();
-    mode & UMASK.get_or_init(read_umask) != 0
+    let mut umask = UMASK.load(Ordering::Relaxed);
+    if umask == UNKNOWN {
+        umask = read_umask();
+        UMASK.store(umask, Ordering::Relaxed);
+    }
+    mode & umask != 0
 }
 
 fn read_umask() -> u32 {

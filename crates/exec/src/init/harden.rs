@@ -49,6 +49,24 @@ pub(crate) const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::KILL)
     .union(CapabilitySet::AUDIT_WRITE);
 
+/// The same by the names of the OCI specification.
+pub(crate) const CAPABILITY_NAMES: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
 const LOCKED: MountFlags = MountFlags { readonly: true, nosuid: true, nodev: true, noexec: true };
 
 /// Hides and locks kernel files below `root`.
@@ -160,4 +178,22 @@ fn become_user(user: &Identity) -> Result<(), Failure> {
     setresgid(gid, gid, gid).map_err(|errno| errno.desc()).during("set group")?;
     let uid = Uid::from_raw(user.uid);
     setresuid(uid, uid, uid).map_err(|errno| errno.desc()).during("set user")
+}
+
+/// What the daemon itself may do, by the names of the OCI specification.
+pub(crate) fn held_capabilities() -> Vec<String> {
+    let held = capabilities(None).map(|sets| sets.permitted).unwrap_or(CapabilitySet::empty());
+    held.iter_names().map(|(name, _)| format!("CAP_{name}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_bits_say_the_same() {
+        let names = CAPABILITY_NAMES.iter().map(|name| name.trim_start_matches("CAP_"));
+        let bits = names.map(|name| CapabilitySet::from_name(name).expect(name));
+        assert_eq!(bits.collect::<CapabilitySet>(), CAPABILITIES);
+    }
 }

@@ -27,7 +27,9 @@ struct Child {
 pub(super) fn serve(socket: &OwnedFd) -> ! {
     // A group of its own: what the terminal sends to the daemon is the daemon's to handle.
     rustix::process::setsid().ok();
-    rustix::process::umask(rustix::fs::Mode::empty());
+    rbuild_sys::process::set_umask(0);
+    // What `ps` shows; the descriptor it was executed through would be a mere number.
+    rustix::thread::set_name(c"rbuild-init").ok();
     let filter = crate::seccomp::program();
     let mut children: Vec<Child> = Vec::new();
     let mut open = true;

@@ -81,7 +81,7 @@ fn mount(root: &Root, job: &Job, data: &[u8], dest: &str, item: &Item<'_>) -> Re
             tree.attach(place::mount_point(root, Path::new(dest), false)?)
         }
         Item::Asked(mount) => {
-            let (tree, is_dir) = asked(mount, data)?;
+            let (tree, is_dir) = asked(mount, data, Path::new(SCRATCH))?;
             tree.attach(place::mount_point(root, Path::new(dest), is_dir)?)
         }
     }
@@ -105,12 +105,12 @@ fn cgroup(root: &Root, dest: &str, insecure: bool) -> Result<()> {
     }
 }
 
-/// The mount that the step asked for, and whether it is a directory.
-fn asked(mount: &JobMount, data: &[u8]) -> Result<(MountTree, bool)> {
+/// The mount that the step asked for, and whether it is a directory. `scratch` may be covered meanwhile.
+pub(crate) fn asked(mount: &JobMount, data: &[u8], scratch: &Path) -> Result<(MountTree, bool)> {
     let tree = match &mount.source {
         Source::Data { offset, len, mode, uid, gid } => {
             let bytes = data.get(*offset..offset + len).unwrap_or_default();
-            let tree = secret(bytes, *mode, *uid, *gid)?;
+            let tree = secret(bytes, (*mode, *uid, *gid), scratch)?;
             let flags = MountFlags { readonly: mount.readonly, ..DATA_ONLY };
             tree.set(flags)?;
             return Ok((tree, false));
@@ -123,7 +123,7 @@ fn asked(mount: &JobMount, data: &[u8]) -> Result<(MountTree, bool)> {
         Source::Mount(spec) => {
             let tree = MountTree::new(spec)?;
             let fd = tree.root()?.open_path(&mount.subpath)?;
-            part(tree, fd)?
+            part(tree, fd, scratch)?
         }
     };
     if mount.readonly {
@@ -138,10 +138,10 @@ fn is_top(subpath: &str) -> bool {
 }
 
 /// A mount of `fd`, which lies in `tree`. Before Linux 6.15 only an attached mount may be cloned.
-fn part(tree: MountTree, fd: OwnedFd) -> Result<MountTree> {
+fn part(tree: MountTree, fd: OwnedFd, scratch: &Path) -> Result<MountTree> {
     match MountTree::bind_fd(&fd, false) {
         Err(err) if err.errno() == nix::libc::EINVAL => {
-            tree.attach(Root::open(SCRATCH)?.as_fd())?;
+            tree.attach(Root::open(scratch)?.as_fd())?;
             MountTree::bind_fd(&fd, false)
         }
         done => done,
@@ -149,7 +149,7 @@ fn part(tree: MountTree, fd: OwnedFd) -> Result<MountTree> {
 }
 
 /// A file in memory of its own.
-fn secret(bytes: &[u8], mode: u32, uid: u32, gid: u32) -> Result<MountTree> {
+fn secret(bytes: &[u8], (mode, uid, gid): (u32, u32, u32), scratch: &Path) -> Result<MountTree> {
     use std::io::Write;
     let mut fs = FsMount::open("tmpfs")?;
     fs.string("mode", "700")?;
@@ -164,5 +164,5 @@ fn secret(bytes: &[u8], mode: u32, uid: u32, gid: u32) -> Result<MountTree> {
     root.chown(&name, uid, gid)?;
     root.chmod(&name, mode)?;
     let fd = root.open_path_nofollow(&name)?;
-    part(tree, fd)
+    part(tree, fd, scratch)
 }

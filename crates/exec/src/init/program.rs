@@ -11,7 +11,7 @@ use crate::error::Failure;
 use crate::spec::DEFAULT_PATH;
 
 /// The step's environment: the last of a name counts, `PATH` and `HOME` are never missing.
-pub(super) fn environment(given: &[String], home: impl FnOnce() -> String) -> Vec<String> {
+pub(crate) fn environment(given: &[String], home: impl FnOnce() -> String) -> Vec<String> {
     let mut env: Vec<String> = Vec::with_capacity(given.len() + 2);
     for entry in given {
         let name = name(entry);

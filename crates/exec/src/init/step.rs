@@ -57,7 +57,7 @@ fn run(
     set_parent_process_death_signal(Some(Signal::KILL)).during("ask for the parent-death signal")?;
     // A directory that only the user may enter, or one that is simply not there.
     early.or_else(|_| enter_cwd(&job.cwd))?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    rbuild_sys::process::set_umask(0o022);
     reset_signals();
     report(ctl, &Report::Ready, &[]).during("report")?;
     program::exec(&job.args, &env)
@@ -74,9 +74,12 @@ fn enter_root(
     rbuild_sys::make_private().during("make mounts private")?;
     let tree = MountTree::new(&job.rootfs).during("mount the root file system")?;
     let root = enter_tree(&tree).during("attach the root file system")?;
-    let stubs = stubs::missing(&root, &stub_names(job), job.remove_stubs_recursive);
-    let passwd = read_file(&root, "/etc/passwd")?;
-    let user = user::lookup(&job.user, passwd.as_deref(), read_file(&root, "/etc/group")?.as_deref())?;
+    let stubs = stubs::missing(
+        &root,
+        &stub_names(job.mounts.iter().map(|mount| mount.dest.as_str())),
+        job.remove_stubs_recursive,
+    );
+    let (user, passwd) = who(&root, &job.user)?;
     make_cwd(&root, &job.cwd, &user).during("make the working directory")?;
     mounts::all(&root, job, data)?;
     stubs.restore_times();
@@ -100,7 +103,7 @@ fn enter_root(
         }
         None => attach_stdio(&stdio.iter().collect::<Vec<_>>()).during("attach the streams")?,
     }
-    Ok((user, passwd.unwrap_or_default()))
+    Ok((user, passwd))
 }
 
 /// Before anything is counted, and before the cgroup namespace is made, so that its root is the step's own.
@@ -123,9 +126,16 @@ fn enter_tree(tree: &MountTree) -> rbuild_sys::Result<Root> {
 }
 
 /// Places that the step's mounts may leave behind as empty stubs.
-fn stub_names(job: &Job) -> Vec<String> {
-    let fixed = ["/etc/resolv.conf", "/etc/hosts"].map(String::from);
-    fixed.into_iter().chain(job.mounts.iter().map(|mount| clean(&mount.dest))).collect()
+pub(crate) fn stub_names<'a>(dests: impl Iterator<Item = &'a str>) -> Vec<String> {
+    ["/etc/resolv.conf", "/etc/hosts"].into_iter().chain(dests).map(clean).collect()
+}
+
+/// Who `user` is in the image at `root`, and the image's `passwd`.
+pub(crate) fn who(root: &Root, user: &str) -> Result<(Identity, Vec<u8>), Failure> {
+    let passwd = read_file(root, "/etc/passwd")?;
+    let group = read_file(root, "/etc/group")?;
+    let identity = user::lookup(user, passwd.as_deref(), group.as_deref())?;
+    Ok((identity, passwd.unwrap_or_default()))
 }
 
 /// A file of the image: none if there is none or it is no regular file, an error if it is absurdly large.
@@ -140,7 +150,7 @@ fn read_file(root: &Root, path: &str) -> Result<Option<Vec<u8>>, Failure> {
 }
 
 /// Makes the working directory, owned by the user, if it is missing.
-fn make_cwd(root: &Root, cwd: &str, user: &Identity) -> rbuild_sys::Result<()> {
+pub(crate) fn make_cwd(root: &Root, cwd: &str, user: &Identity) -> rbuild_sys::Result<()> {
     match root.stat_follow(cwd) {
         Err(err) if err.is_not_found() => {}
         // What is wrong otherwise shows when it is entered.

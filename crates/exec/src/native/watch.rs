@@ -1,7 +1,6 @@
 //! One running step: its reports, its streams, its end.
 
 use std::ffi::OsString;
-use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
@@ -12,7 +11,6 @@ use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Kept, Launched, blocking, io_error};
@@ -20,7 +18,7 @@ use crate::error::{ExecError, Failure};
 use crate::init::wire::{self, REPORT_MAX, Report};
 use crate::runtime::{ExitStatus, Input, Output, ProcessIo};
 use crate::spec::TermSize;
-use crate::streams::{Terminal, drain, feed};
+use crate::streams::{Streams, Terminal, next};
 use crate::stubs;
 
 const SIGKILL: i32 = 9;
@@ -43,7 +41,7 @@ pub(super) async fn run(
     if launched.tty {
         watch.terminal_io = Some((std::mem::take(&mut io.stdin), std::mem::take(&mut io.stdout)));
     } else {
-        watch.streams.pipes(&mut launched, &mut io)?;
+        pipes(&mut watch.streams, &mut launched, &mut io)?;
     }
     let ctl = reactor_socket(launched.ctl).map_err(|err| io_error("watch the step", &err))?;
     let cancelled = watch.follow(&ctl, &mut io.resize, &mut io.signals, &cancel).await?;
@@ -160,86 +158,23 @@ fn signal(ctl: &UnixDatagram, number: i32) {
     }
 }
 
-/// The next message of a channel that may not exist; pending for ever if there will be none.
-async fn next<T>(channel: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
-    match channel {
-        None => std::future::pending().await,
-        Some(receiver) => {
-            let message = receiver.recv().await;
-            if message.is_none() {
-                *channel = None;
-            }
-            message
+/// Listens to the step's pipes, where anybody cares.
+fn pipes(streams: &mut Streams, launched: &mut Launched, io: &mut ProcessIo) -> Result<(), ExecError> {
+    let stage = |err: io::Error| io_error("watch the streams", &err);
+    for (name, fd, output) in [
+        ("stdout", launched.stdout.take(), &mut io.stdout),
+        ("stderr", launched.stderr.take(), &mut io.stderr),
+    ] {
+        if let Some(fd) = fd {
+            let from = pipe::Receiver::from_owned_fd(fd).map_err(stage)?;
+            streams.output(name, from, std::mem::take(output));
         }
     }
-}
-
-/// The tasks that move a step's bytes; dropping it ends them.
-#[derive(Default)]
-struct Streams {
-    outputs: JoinSet<Result<(), ExecError>>,
-    inputs: JoinSet<()>,
-    ended: CancellationToken,
-}
-
-impl Streams {
-    fn pipes(&mut self, launched: &mut Launched, io: &mut ProcessIo) -> Result<(), ExecError> {
-        let stage = |err: io::Error| io_error("watch the streams", &err);
-        for (name, fd, output) in [
-            ("stdout", launched.stdout.take(), &mut io.stdout),
-            ("stderr", launched.stderr.take(), &mut io.stderr),
-        ] {
-            if let Some(fd) = fd {
-                let from = pipe::Receiver::from_owned_fd(fd).map_err(stage)?;
-                self.output(name, from, std::mem::take(output));
-            }
-        }
-        if let Some(fd) = launched.stdin.take() {
-            let to = pipe::Sender::from_owned_fd(fd).map_err(stage)?;
-            self.input(std::mem::take(&mut io.stdin), to);
-        }
-        Ok(())
+    if let Some(fd) = launched.stdin.take() {
+        let to = pipe::Sender::from_owned_fd(fd).map_err(stage)?;
+        streams.input(std::mem::take(&mut io.stdin), to);
     }
-
-    fn output(
-        &mut self,
-        stream: &'static str,
-        from: impl tokio::io::AsyncRead + Unpin + Send + 'static,
-        to: Output,
-    ) {
-        let moving = drain(from, to, self.ended.clone());
-        self.outputs.spawn(named(stream, moving));
-    }
-
-    fn input(&mut self, from: Input, to: impl tokio::io::AsyncWrite + Unpin + Send + 'static) {
-        self.inputs.spawn(async move {
-            // A source that fails shows at its owner; the process sees an end.
-            if let Err(err) = feed(from, to).await {
-                tracing::debug!(error = %err, "standard input ended early");
-            }
-        });
-    }
-
-    /// Waits for what the process still wrote (not if it was cancelled: nobody may be listening any more).
-    async fn finish(mut self, cancelled: bool) -> Result<(), ExecError> {
-        self.ended.cancel();
-        if cancelled {
-            self.outputs.abort_all();
-        }
-        let mut outcome = Ok(());
-        while let Some(done) = self.outputs.join_next().await {
-            match done {
-                Ok(result) => outcome = outcome.and(result),
-                Err(err) if err.is_cancelled() => {}
-                Err(err) => outcome = Err(io_error("move output", &io::Error::other(err))),
-            }
-        }
-        outcome
-    }
-}
-
-async fn named(stream: &'static str, moving: impl Future<Output = io::Result<()>>) -> Result<(), ExecError> {
-    moving.await.map_err(|source| ExecError::Stream { stream, source })
+    Ok(())
 }
 
 /// Removes empty mount points and the cgroup; says whether the kernel killed for lack of memory.

@@ -7,6 +7,7 @@ rbuild_exec::install_init!();
 mod basics;
 mod lifetime;
 mod mounts;
+mod oci;
 mod sandbox;
 mod stubs;
 
