@@ -338,15 +338,13 @@ impl<S: Incoming> Receiver<'_, S> {
         };
         let last = plan.last().to_owned();
         say.send(Say::Fin).map_err(|_| SessionError::Ended { last: last.clone() })?;
-        loop {
-            match input.next(&last).await? {
-                None => break,
-                Some(packet) if packet.r#type == PacketType::PacketFin as i32 => break,
-                Some(packet) if packet.r#type == PacketType::PacketErr as i32 => {
-                    return Err(remote(&packet.data));
-                }
-                Some(_) => return Err(SessionError::violation("a packet after everything was sent", "")),
+        match input.next(&last).await? {
+            None => {}
+            Some(packet) if packet.r#type == PacketType::PacketFin as i32 => {}
+            Some(packet) if packet.r#type == PacketType::PacketErr as i32 => {
+                return Err(remote(&packet.data));
             }
+            Some(_) => return Err(SessionError::violation("a packet after everything was sent", "")),
         }
         Ok(plan.into_index(digests))
     }

@@ -262,12 +262,10 @@ fn filter(trees: &[ExportRoot], request: &FileSyncRequest) -> Result<WalkFilter>
         move |err: rbuild_patterns::PatternError| SessionError::Pattern { kind, text: err.to_string() }
     };
     let mut include = request.include.clone();
-    if !request.follow_paths.is_empty() {
-        if let [ExportRoot { directory: None, root }] = trees {
-            match follow_links(root, &request.follow_paths)? {
-                Some(targets) => include.extend(targets),
-                None => include.clear(),
-            }
+    if let ([ExportRoot { directory: None, root }], false) = (trees, request.follow_paths.is_empty()) {
+        match follow_links(root, &request.follow_paths)? {
+            Some(targets) => include.extend(targets),
+            None => include.clear(),
         }
     }
     WalkFilter::new(&include, &[]).map_err(pattern("include"))?;
