@@ -64,7 +64,7 @@ pub(crate) async fn file(found: &Ref, name: &str) -> (Vec<u8>, u32, u32, u32, i6
     let tree = found.tree().await.unwrap();
     let stat = tree.root().stat(name).unwrap();
     let bytes = tree.root().read_limited(name, 1 << 20).unwrap();
-    (bytes, stat.mode & 0o7777, stat.uid, stat.gid, i64::try_from(stat.mtime_ns).unwrap())
+    (bytes, stat.mode & 0o7777, stat.uid, stat.gid, stat.mtime_ns)
 }
 
 /// Names in the root of a ref.
