@@ -32,7 +32,9 @@ mod tests {
 
     #[test]
     fn units_are_powers_of_1024() {
-        for (text, size) in [("100", 100), ("1k", 1024), ("1.5m", 1_572_864), ("2GB", 2 << 30), ("1 MiB", 1 << 20)] {
+        for (text, size) in
+            [("100", 100), ("1k", 1024), ("1.5m", 1_572_864), ("2GB", 2 << 30), ("1 MiB", 1 << 20)]
+        {
             assert_eq!(parse_size(text), Some(size), "{text}");
         }
         for text in ["", "x", "1x", "-1", "1e400g", "99999999p"] {

@@ -1,15 +1,7 @@
 //! Times as Go reads and prints them (`1h30m`, `1.5s`).
 
-const UNITS: [(&str, f64); 8] = [
-    ("ns", 1.0),
-    ("us", 1e3),
-    ("µs", 1e3),
-    ("μs", 1e3),
-    ("ms", 1e6),
-    ("s", 1e9),
-    ("m", 60e9),
-    ("h", 3600e9),
-];
+const UNITS: [(&str, f64); 8] =
+    [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3600e9)];
 
 /// Parses a duration to nanoseconds. Errors: the text that Go gives.
 pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
@@ -36,8 +28,8 @@ pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
             return Err(format!("time: missing unit in duration {shown}"));
         }
         let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
-        let factor =
-            factor.ok_or_else(|| format!("time: unknown unit {} in duration {shown}", crate::text::quote(unit)))?;
+        let factor = factor
+            .ok_or_else(|| format!("time: unknown unit {} in duration {shown}", crate::text::quote(unit)))?;
         total += number * factor;
         rest = tail;
     }

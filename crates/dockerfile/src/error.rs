@@ -36,6 +36,12 @@ impl CompileError {
         self
     }
 
+    /// Points at other lines: those where the text came from.
+    #[must_use]
+    pub(crate) fn moved_to(self, lines: Lines) -> Self {
+        Self { lines: Some(lines), ..self }
+    }
+
     /// Which lines of the Dockerfile are wrong, counted from 1: first and last.
     pub fn lines(&self) -> Option<(u32, u32)> {
         self.lines.map(|lines| (lines.first, lines.last))

@@ -5,8 +5,6 @@ use crate::suggest;
 /// Where a mount's files come from, told before variables are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum MountSource {
-    /// It has no files.
-    Nothing,
     /// The build context.
     Context,
     /// An empty directory.
@@ -62,8 +60,24 @@ const TYPES: [(&str, MountType); 5] = [
 ];
 
 const KEYS: [&str; 18] = [
-    "type", "from", "source", "target", "readonly", "id", "sharing", "required", "size", "mode", "uid", "gid", "src",
-    "dst", "destination", "ro", "rw", "readwrite",
+    "type",
+    "from",
+    "source",
+    "target",
+    "readonly",
+    "id",
+    "sharing",
+    "required",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "src",
+    "dst",
+    "destination",
+    "ro",
+    "rw",
+    "readwrite",
 ];
 
 /// Splits `a=b,c` as a line of CSV: fields may be quoted, a doubled quote is one.
@@ -76,7 +90,11 @@ fn csv_fields(line: &str) -> Result<Vec<String>, String> {
             chars.next();
             loop {
                 match chars.next() {
-                    None => return Err("failed to parse csv mounts: extraneous or missing \" in quoted-field".into()),
+                    None => {
+                        return Err(
+                            "failed to parse csv mounts: extraneous or missing \" in quoted-field".into()
+                        );
+                    }
                     Some('"') if chars.peek() == Some(&'"') => {
                         chars.next();
                         field.push('"');
@@ -125,8 +143,7 @@ pub(crate) fn mount_source(written: &str) -> MountSource {
     match (kind.as_str(), from) {
         ("bind" | "cache", Some(name)) => MountSource::Named(name),
         ("bind", None) => MountSource::Context,
-        ("cache", None) => MountSource::Empty,
-        _ => MountSource::Nothing,
+        _ => MountSource::Empty,
     }
 }
 

@@ -48,8 +48,9 @@ pub fn compile_offline(
             break;
         }
         for need in missing {
-            let image = offline_image(&need);
-            plan.provide(need.stage, image)?;
+            for stage in &need.stages {
+                plan.provide(*stage, offline_image(&need))?;
+            }
         }
     }
     let lowered = lower(&plan, &source, &options, &offline_context())?;

@@ -31,7 +31,11 @@ pub(crate) fn nearest<'a>(
 }
 
 /// ` (did you mean X?)`, or nothing.
-pub(crate) fn hint<'a>(word: &str, options: impl IntoIterator<Item = &'a str>, case_sensitive: bool) -> String {
+pub(crate) fn hint<'a>(
+    word: &str,
+    options: impl IntoIterator<Item = &'a str>,
+    case_sensitive: bool,
+) -> String {
     nearest(word, options, case_sensitive).map_or_else(String::new, |near| format!(" (did you mean {near}?)"))
 }
 

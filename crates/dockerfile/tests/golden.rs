@@ -14,8 +14,11 @@ use rbuild_frontend::{BuildError, Detail, Frontend, FrontendRequest, FrontendRes
 use rbuild_llb::{Definition, Range, definition_to_json_lines};
 
 fn cases() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    // Another folder of requests can be tried, for instance a generated one.
+    let root = std::env::var("GOLDEN_ROOT")
+        .map_or_else(|_| Path::new(env!("CARGO_MANIFEST_DIR")).join("golden"), PathBuf::from);
+    let mut cases: Vec<PathBuf> =
+        std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     cases.sort();
     cases
 }
@@ -59,10 +62,13 @@ fn describe_outcome(bridge: &FakeBridge, outcome: &Result<FrontendResult, BuildE
         for definition in bridge.solved() {
             let described = describe(&definition);
             if !seen.contains(&described) {
-                writeln!(text, "# solve {}", seen.len()).unwrap();
-                text.push_str(&described);
                 seen.push(described);
             }
+        }
+        // Platforms are compiled at the same time.
+        seen.sort();
+        for (number, described) in seen.iter().enumerate() {
+            write!(text, "# solve {number}\n{described}").unwrap();
         }
     }
     match outcome {
@@ -85,8 +91,11 @@ fn describe_outcome(bridge: &FakeBridge, outcome: &Result<FrontendResult, BuildE
 
 async fn run(dir: &Path) -> String {
     let case = Case::load(dir);
-    let request =
-        FrontendRequest { options: case.opts.clone(), session_id: "SESSION".into(), ..FrontendRequest::default() };
+    let request = FrontendRequest {
+        options: case.opts.clone(),
+        session_id: "SESSION".into(),
+        ..FrontendRequest::default()
+    };
     let bridge = Arc::new(FakeBridge::new(case));
     let outcome = DockerfileFrontend.solve(bridge.clone(), request).await;
     describe_outcome(&bridge, &outcome)
@@ -107,7 +116,8 @@ async fn requests_and_results_are_those_of_upstream() {
         let found = run(&dir).await;
         if found != expected {
             let other = found.lines().zip(expected.lines()).find(|(a, b)| a != b);
-            let (found_line, expected_line) = other.unwrap_or((&found[found.len().min(expected.len())..], ""));
+            let (found_line, expected_line) =
+                other.unwrap_or((&found[found.len().min(expected.len())..], ""));
             println!("== {name}\nfound    {found_line}\nexpected {expected_line}");
             if let Ok(keep) = std::env::var("GOLDEN_KEEP") {
                 std::fs::write(Path::new(&keep).join(&name), &found).unwrap();

@@ -37,9 +37,12 @@ impl Shared {
     /// A name that is almost a stage's was probably meant to be it.
     fn explain(&self, error: BuildError, need: &Missing) -> BuildError {
         let written = ImageRef::parse(&need.name).map(|name| name.name_only().familiar()).unwrap_or_default();
-        let names = self.parsed.stages.iter().map(|stage| stage.from.name.as_str()).filter(|name| !name.is_empty());
+        let names =
+            self.parsed.stages.iter().map(|stage| stage.from.name.as_str()).filter(|name| !name.is_empty());
         match crate::suggest::nearest(&written, names, false) {
-            Some(near) => BuildError { message: format!("{} (did you mean {near}?)", error.message), ..error },
+            Some(near) => {
+                BuildError { message: format!("{} (did you mean {near}?)", error.message), ..error }
+            }
             None => error,
         }
     }
@@ -53,6 +56,9 @@ pub(super) fn parse_config(bytes: &[u8], name: &str) -> Result<ImageConfig, Buil
         // As it was: what is missing is not made up.
         config.rootfs.kind.clear();
     }
+    // Fields that upstream does not know do not outlive a build there either.
+    config.extra.clear();
+    config.config.extra.clear();
     Ok(config)
 }
 

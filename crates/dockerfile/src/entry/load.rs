@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use rbuild_frontend::{Bridge, BuildError, ErrorCode, ResultRefs, SharedRef, SolveRequest};
 use rbuild_llb::{Constraints, Definition, LocalDiffer, LocalOptions, MarshalOptions, SourceInfo, State};
-use rbuild_patterns::parse_dockerignore;
+use rbuild_patterns::{PatternSet, parse_dockerignore};
 
 use super::request::BuildRequest;
 use crate::context::{BuildContext, LocalContext};
@@ -77,7 +77,7 @@ impl Loader {
             definition: Some(definition),
             language: "Dockerfile".to_owned(),
         };
-        Ok((Source::new(info), ignore.map(|text| parse_dockerignore(&text))))
+        Ok((Source::new(info), ignore.map(|text| patterns(&ignore_name, &text)).transpose()?))
     }
 
     async fn read_dockerfile(&self, directory: Option<&SharedRef>) -> Result<(String, Vec<u8>), BuildError> {
@@ -145,7 +145,7 @@ impl Loader {
         })?;
         let directory = self.solve(&definition).await?;
         let text = read_optional(directory.as_ref(), IGNORE_FILE).await?;
-        Ok(text.map(|text| parse_dockerignore(&text)).unwrap_or_default())
+        text.map_or(Ok(Vec::new()), |text| patterns(IGNORE_FILE, &text))
     }
 
     async fn solve(&self, definition: &Definition) -> Result<Option<SharedRef>, BuildError> {
@@ -157,6 +157,13 @@ impl Loader {
             }
         }
     }
+}
+
+/// The patterns of an ignore file, checked here so that the error names the file.
+fn patterns(name: &str, text: &[u8]) -> Result<Vec<String>, BuildError> {
+    let patterns = parse_dockerignore(text);
+    PatternSet::parse(&patterns).map_err(|error| BuildError::invalid(format!("{name}: {error}")))?;
+    Ok(patterns)
 }
 
 /// A definition's terminal as a state.

@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::{try_join, try_join_all};
-use rbuild_frontend::{Bridge, BuildError, Detail, ErrorCode, Frontend, FrontendRequest, FrontendResult, Warning};
+use rbuild_frontend::{
+    Bridge, BuildError, Detail, ErrorCode, Frontend, FrontendRequest, FrontendResult, Warning,
+};
 use rbuild_llb::Definition;
 use rbuild_oci::Platform;
 
@@ -100,11 +102,13 @@ impl Shared {
                     Some(lines) => self.located(CompileError::from(error).or_at(lines)),
                     None => error,
                 })?;
-                Ok::<_, BuildError>((need.stage, image))
+                Ok::<_, BuildError>((need.stages, image))
             }))
             .await?;
-            for (stage, image) in resolved {
-                plan.provide(stage, image).map_err(|e| self.located(e))?;
+            for (stages, image) in resolved {
+                for stage in stages {
+                    plan.provide(stage, image.clone()).map_err(|e| self.located(e))?;
+                }
             }
         }
     }

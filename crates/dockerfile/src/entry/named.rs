@@ -36,9 +36,7 @@ impl Shared {
                 "a named context from a git repository or a URL is not supported by rbuild yet: {}={}",
                 context.name, context.value
             ))),
-            _ => {
-                Err(BuildError::invalid(format!("unsupported context source {kind} for {}", context.name)))
-            }
+            _ => Err(BuildError::invalid(format!("unsupported context source {kind} for {}", context.name))),
         }
     }
 
@@ -66,7 +64,8 @@ impl Shared {
         let image_options =
             ImageOptions { resolve_mode: mode(options), constraints, ..ImageOptions::default() };
         // Pinned, so that what was described is what is used.
-        let pinned = ImageRef::parse(&meta.reference).map_err(|error| BuildError::invalid(error.to_string()))?;
+        let pinned =
+            ImageRef::parse(&meta.reference).map_err(|error| BuildError::invalid(error.to_string()))?;
         let pinned = pinned.tag_or_latest().with_digest(meta.digest).to_string();
         let state = State::image(&pinned, image_options).map_err(|e| BuildError::invalid(e.to_string()))?;
         Ok(BaseImage {
@@ -88,7 +87,9 @@ impl Shared {
         });
         let Some((store, digest)) = parsed else {
             let shown = format!("oci-layout://{layout}");
-            return Err(BuildError::invalid(format!("invalid OCI layout context `{shown}`: expected a digest")));
+            return Err(BuildError::invalid(format!(
+                "invalid OCI layout context `{shown}`: expected a digest"
+            )));
         };
         let named = ImageRef::parse(&context.name).map_err(|error| BuildError::invalid(error.to_string()))?;
         let reference = named.name_only().with_digest(digest).to_string();
@@ -124,7 +125,8 @@ impl Shared {
         let session = self.build.session_of(local);
         let hint = format!("context:{}-", context.name);
         let step = format!("[context {}] load .dockerignore", context.name);
-        let excludes = self.loader.ignore_file(local, &session, &format!("{hint}.dockerignore"), step).await?;
+        let excludes =
+            self.loader.ignore_file(local, &session, &format!("{hint}.dockerignore"), step).await?;
         let files = LocalContext {
             name: local.to_owned(),
             session,

@@ -222,7 +222,9 @@ fn shm_size(text: &str) -> Result<i64, BuildError> {
     }
     text.parse().map_err(|_| {
         let shown = crate::text::quote(text);
-        BuildError::invalid(format!("failed to parse shm size: strconv.ParseInt: parsing {shown}: invalid syntax"))
+        BuildError::invalid(format!(
+            "failed to parse shm size: strconv.ParseInt: parsing {shown}: invalid syntax"
+        ))
     })
 }
 
@@ -231,7 +233,8 @@ fn extra_hosts(text: &str) -> Result<Vec<HostIp>, BuildError> {
     let entries = text.split(',').filter(|entry| !entry.is_empty());
     entries
         .map(|entry| {
-            let invalid = |what: String| BuildError::invalid(format!("failed to parse additional hosts: {what}"));
+            let invalid =
+                |what: String| BuildError::invalid(format!("failed to parse additional hosts: {what}"));
             let (host, ip) =
                 entry.split_once('=').ok_or_else(|| invalid(format!("invalid key-value pair {entry}")))?;
             let bare = ip.trim_start_matches('[').trim_end_matches(']');
@@ -268,7 +271,9 @@ fn linux_resources(options: &Options) -> Result<Option<LinuxResources>, BuildErr
     fn number<T: std::str::FromStr + Default>(options: &Options, name: &str) -> Result<T, BuildError> {
         match get(options, name) {
             "" => Ok(T::default()),
-            text => text.parse().map_err(|_| BuildError::invalid(format!("failed to parse {name}: `{text}`"))),
+            text => {
+                text.parse().map_err(|_| BuildError::invalid(format!("failed to parse {name}: `{text}`")))
+            }
         }
     }
     let resources = LinuxResources {

@@ -20,13 +20,19 @@ pub(super) struct Platformed {
 }
 
 /// The definition of a lowered target.
-pub(super) fn definition(lowered: &LoweredStage, options: &CompileOptions) -> Result<Definition, CompileError> {
+pub(super) fn definition(
+    lowered: &LoweredStage,
+    options: &CompileOptions,
+) -> Result<Definition, CompileError> {
     let marshal = MarshalOptions { platform: options.target_platform.clone(), ..MarshalOptions::default() };
     lowered.state.marshal(&marshal).map_err(|error| CompileError::new(error.to_string()))
 }
 
 /// Hands a definition to the daemon.
-pub(super) async fn solve(bridge: &dyn Bridge, definition: Definition) -> Result<Option<SharedRef>, BuildError> {
+pub(super) async fn solve(
+    bridge: &dyn Bridge,
+    definition: Definition,
+) -> Result<Option<SharedRef>, BuildError> {
     if definition.is_scratch() {
         return Ok(None);
     }
@@ -87,7 +93,9 @@ pub(super) fn subrequest(id: &str) -> Result<FrontendResult, BuildError> {
     }]);
     let mut metadata = BTreeMap::new();
     metadata.insert("result.json".to_owned(), known.to_string().into_bytes());
-    let table = format!("NAME                          VERSION DESCRIPTION\n{id} 1.0.0   List available subrequest types\n");
+    let table = format!(
+        "NAME                          VERSION DESCRIPTION\n{id} 1.0.0   List available subrequest types\n"
+    );
     metadata.insert("result.txt".to_owned(), table.into_bytes());
     metadata.insert("version".to_owned(), b"1.0.0".to_vec());
     Ok(FrontendResult { refs: ResultRefs::Single(None), metadata })

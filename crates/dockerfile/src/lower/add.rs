@@ -15,9 +15,9 @@ pub(super) fn is_http(source: &str) -> bool {
 fn is_git(source: &str) -> bool {
     let bare = source.split(['#', '?']).next().unwrap_or(source);
     let scheme = |prefix: &str| source.starts_with(prefix);
-    let scp = bare.split_once(':').is_some_and(|(host, path)| {
-        host.contains('@') && !host.contains('/') && !path.starts_with("//")
-    });
+    let scp = bare
+        .split_once(':')
+        .is_some_and(|(host, path)| host.contains('@') && !host.contains('/') && !path.starts_with("//"));
     scheme("git://")
         || scheme("ssh://")
         || scp
@@ -51,14 +51,17 @@ impl StageLowering<'_, '_> {
         let checksum = self.expand(&copy.checksum)?;
         let checksum = match checksum.as_str() {
             "" => None,
-            text => Some(Digest::parse(text).map_err(|_| CompileError::new("invalid checksum digest format"))?),
+            text => {
+                Some(Digest::parse(text).map_err(|_| CompileError::new("invalid checksum digest format"))?)
+            }
         };
         let parsed = url::Url::parse(url).map_err(|error| {
             CompileError::new(format!("invalid URL {}: {error}", crate::text::quote(url)))
         })?;
-        let filename = match paths::base(parsed.path()) {
+        let path = percent_decoded(parsed.path());
+        let filename = match paths::base(&path) {
             "." | "/" => "__unnamed__".to_owned(),
-            base => percent_decoded(base),
+            base => base.to_owned(),
         };
         let constraints = with_command(Constraints::default().custom_name(name), "");
         let options =

@@ -77,13 +77,12 @@ impl StageLowering<'_, '_> {
 
     pub(super) fn expose(&mut self, ports: &[String]) -> Result<(), CompileError> {
         let mut all = Vec::new();
-        let mut words = Vec::new();
-        for word in ports {
-            words.extend(self.expand_words(word)?);
-        }
+        let mut words = ports.to_vec();
         words.sort();
         for word in words {
-            all.extend(network::parse_ports(&word).map_err(CompileError::new)?);
+            for port in self.expand_words(&word)? {
+                all.extend(network::parse_ports(&port).map_err(CompileError::new)?);
+            }
         }
         self.commit(format!("EXPOSE {}", plain_list(&all)), false);
         self.built.image.config.exposed_ports.extend(all.into_iter().map(|port| (port, Empty {})));
@@ -134,7 +133,8 @@ impl StageLowering<'_, '_> {
             "" => "/",
             dir => dir,
         };
-        let dir = if path.starts_with('/') { path } else { paths::clean_rooted(&format!("{current}/{path}")) };
+        let dir =
+            if path.starts_with('/') { path } else { paths::clean_rooted(&format!("{current}/{path}")) };
         let made = dir != "/";
         if made {
             self.next_step();

@@ -56,8 +56,8 @@ impl StageLowering<'_, '_> {
             dest: paths::below(self.built.state.get_dir(), &written),
             written,
             owner: (!chown.is_empty()).then(|| Chown::parse(&chown)),
-            // What a symbolic mode makes depends on what is below.
-            link: copy.link && !matches!(mode, Chmod::Symbolic(_)),
+            // Upstream does not link what changes modes: a symbolic one depends on what is below.
+            link: copy.link && chmod.is_empty(),
             mode,
             chown,
             chmod,
@@ -86,7 +86,7 @@ impl StageLowering<'_, '_> {
             attempt_unpack: add && copy.unpack.unwrap_or(true),
             allow_wildcard: true,
             allow_empty_wildcard: true,
-            exclude_patterns: copy.excludes.iter().map(|p| self.expand(p)).collect::<Result<_, _>>()?,
+            exclude_patterns: copy.excludes.clone(),
             ..expanded_action(expanded)
         };
         if copy.parents {
@@ -108,7 +108,8 @@ impl StageLowering<'_, '_> {
             document.text.clone()
         };
         let path = format!("/{}", document.name);
-        let file = MkfileAction { path: path.clone(), mode: 0o644, data: text.into(), ..MkfileAction::default() };
+        let file =
+            MkfileAction { path: path.clone(), mode: 0o644, data: text.into(), ..MkfileAction::default() };
         let constraints = Constraints::default().custom_name("[internal] preparing inline document");
         let state = State::scratch().file(FileActions::new().mkfile(file), constraints);
         Ok(actions.copy(&state, CopyAction { src: path, ..expanded_action(expanded) }))
@@ -133,14 +134,14 @@ impl StageLowering<'_, '_> {
 
     fn commit_copy(&mut self, copy: &CopyCommand, expanded: &Expanded, add: bool) {
         let mut shown = String::from(if add { "ADD" } else { "COPY" });
+        if copy.parents {
+            shown.push_str(" --parents");
+        }
         if !expanded.chown.is_empty() {
             shown.push_str(&format!(" --chown={}", expanded.chown));
         }
         if !expanded.chmod.is_empty() {
             shown.push_str(&format!(" --chmod={}", expanded.chmod));
-        }
-        if copy.parents {
-            shown.push_str(" --parents");
         }
         for source in &expanded.sources {
             shown.push(' ');

@@ -12,7 +12,7 @@ impl Lowering<'_> {
     pub(super) fn base(&mut self, stage: &Stage, place: &str) -> Result<(Built, bool), CompileError> {
         match &stage.base {
             Base::Scratch => Ok((self.scratch(&stage.platform), false)),
-            Base::Stage(id) => Ok((self.on_stage(stage, *id)?, false)),
+            Base::Stage(id) => Ok((self.on_stage(*id)?, false)),
             Base::Resolved(image) => self.on_image(stage, image, place),
             Base::Image(name) | Base::Context(name) => {
                 Err(CompileError::new(format!("the base {name} was not resolved")))
@@ -28,12 +28,12 @@ impl Lowering<'_> {
         Built { state, image, base: None, platform: platform.clone(), cmd_set: false, args: Vec::new() }
     }
 
-    fn on_stage(&self, stage: &Stage, id: usize) -> Result<Built, CompileError> {
+    fn on_stage(&self, id: usize) -> Result<Built, CompileError> {
         let base = self.built(id)?;
         let mut built = base.clone();
         built.image.config.on_build.clear();
         built.cmd_set = false;
-        built.platform = stage.platform.clone();
+        // `--platform` of a stage upon a stage changes what its `--from` images are, not the stage.
         // ARGs of the base stay, unless the image has a variable of the same name.
         built.state = with_config(built.state, &built.image).platform(built.platform.clone());
         Ok(built)
@@ -47,6 +47,9 @@ impl Lowering<'_> {
             image
         });
         let original = image.clone();
+        if !image.config.env.iter().any(|entry| entry.starts_with("PATH=")) {
+            image.config.env.push(format!("PATH={DEFAULT_PATH}"));
+        }
         let empty = base.config.as_ref().is_some_and(is_empty);
         let state = match &base.files {
             BaseFiles::State(state) => (**state).clone(),

@@ -96,7 +96,6 @@ impl<'a> Lowering<'a> {
     /// Where the files of one instruction come from, reduced to the paths that it uses where that is possible.
     pub(crate) fn files(&mut self, from: From, used: &[&str]) -> Result<State, CompileError> {
         let id = match from {
-            From::Nothing => return Ok(State::scratch()),
             From::Context => {
                 self.used.extend(used.iter().map(|path| paths::clean_rooted(path)));
                 return Ok(self.context.clone());

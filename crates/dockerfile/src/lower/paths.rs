@@ -15,9 +15,28 @@ pub(super) fn clean_rooted(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
+/// The shortest equal path; a relative one stays relative.
+pub(super) fn clean(path: &str) -> String {
+    if path.starts_with('/') {
+        return clean_rooted(path);
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
+                parts.pop();
+            }
+            _ => parts.push(part),
+        }
+    }
+    if parts.is_empty() { ".".to_owned() } else { parts.join("/") }
+}
+
 /// `path` seen from `dir`. A `/` or `/.` at the end stays, for it says that the path is a directory.
 pub(super) fn below(dir: &str, path: &str) -> String {
-    let mut result = if path.starts_with('/') { clean_rooted(path) } else { clean_rooted(&format!("{dir}/{path}")) };
+    let mut result =
+        if path.starts_with('/') { clean_rooted(path) } else { clean_rooted(&format!("{dir}/{path}")) };
     if path.is_empty() {
         return result;
     }
@@ -48,6 +67,7 @@ mod tests {
     #[test]
     fn paths_are_joined_below_the_root() {
         assert_eq!(clean_rooted("../a/./b//c/.."), "/a/b");
+        assert_eq!(clean("../a/./b/../c/"), "../a/c");
         assert_eq!(below("/w", "."), "/w/");
         assert_eq!(below("/w", "./"), "/w/");
         assert_eq!(below("/w", "a"), "/w/a");

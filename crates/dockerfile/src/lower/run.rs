@@ -1,6 +1,6 @@
 use rbuild_llb::{
-    Attached, CacheSharing, Chown, Constraints, ExecOptions, FileActions, MkdirAction, MkfileAction, MountOptions,
-    NetMode, ProxyEnv, SecretOptions, SecurityMode, SshOptions, State,
+    Attached, CacheSharing, Chown, Constraints, ExecOptions, FileActions, MkdirAction, MkfileAction,
+    MountOptions, NetMode, ProxyEnv, SecretOptions, SecurityMode, SshOptions, State,
 };
 
 use super::paths;
@@ -29,7 +29,8 @@ impl StageLowering<'_, '_> {
         }
         let shown = self.step_name(step) + &summary(run);
         let constraints = with_command(self.constraints(step, shown), &step.instruction.original);
-        let mut options = ExecOptions { args: args.clone(), proxy_env: self.proxy(), ..ExecOptions::default() };
+        let mut options =
+            ExecOptions { args: args.clone(), proxy_env: self.proxy(), ..ExecOptions::default() };
         options.constraints = constraints.platform(self.built.platform.clone());
         options.constraints.metadata.linux_resources.clone_from(&self.cx.options.linux_resources);
         if let Some(script) = script {
@@ -85,7 +86,12 @@ impl StageLowering<'_, '_> {
         (proxy != ProxyEnv::default()).then_some(proxy)
     }
 
-    fn mounts(&mut self, step: &Step, run: &RunCommand, options: &mut ExecOptions) -> Result<(), CompileError> {
+    fn mounts(
+        &mut self,
+        step: &Step,
+        run: &RunCommand,
+        options: &mut ExecOptions,
+    ) -> Result<(), CompileError> {
         for (written, from) in run.mounts.iter().zip(&step.from) {
             let lexer = Lexer::new(self.escape());
             let state = self.built.state.clone();
@@ -96,6 +102,8 @@ impl StageLowering<'_, '_> {
                 MountType::Ssh => options.ssh.push(ssh(&mount)),
                 MountType::Tmpfs => {
                     let target = self.target(&mount)?;
+                    // Upstream takes its missing source for all of the context; so equal files give equal LLB.
+                    self.cx.files(From::Context, &["/"])?;
                     let size_bytes = mount.size.unwrap_or(0);
                     options.mounts.push(MountOptions::new(target, Attached::Tmpfs { size_bytes }));
                 }
@@ -110,12 +118,14 @@ impl StageLowering<'_, '_> {
 
     fn target(&self, mount: &MountSpec) -> Result<String, CompileError> {
         let written = mount.target.as_deref().unwrap_or_default();
-        let target = if written.starts_with('/') || written.is_empty() {
-            paths::clean_rooted(written)
+        let target = if written.starts_with('/') {
+            written.to_owned()
+        } else if written.is_empty() {
+            "/".to_owned()
         } else {
             paths::clean_rooted(&format!("{}/{written}", self.built.state.get_dir()))
         };
-        if target == "/" {
+        if paths::clean_rooted(&target) == "/" {
             return Err(CompileError::new(format!("invalid mount target {}", crate::text::quote(&target))));
         }
         Ok(target)
@@ -132,7 +142,8 @@ impl StageLowering<'_, '_> {
                 from = cache_directory(mount);
                 selector = "/cache".to_owned();
             }
-            let id = mount.id.clone().filter(|id| !id.is_empty()).unwrap_or_else(|| target.clone());
+            let given = mount.id.clone().filter(|id| !id.is_empty());
+            let id = given.unwrap_or_else(|| paths::clean(mount.target.as_deref().unwrap_or_default()));
             let id = format!("{}/{id}", self.cx.options.cache_namespace);
             Attached::Cache { from, id, sharing: sharing(mount.sharing) }
         } else {

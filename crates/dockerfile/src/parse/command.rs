@@ -144,7 +144,10 @@ fn name(node: &Node) -> String {
 fn at_least_one(node: &Node) -> Result<Vec<String>, CompileError> {
     let words = words(node);
     if words.is_empty() {
-        return Err(CompileError::syntax(node.lines, format!("{} requires at least one argument", name(node))));
+        return Err(CompileError::syntax(
+            node.lines,
+            format!("{} requires at least one argument", name(node)),
+        ));
     }
     Ok(words.to_vec())
 }
@@ -159,7 +162,10 @@ fn exactly_one(node: &Node) -> Result<String, CompileError> {
 fn pairs(node: &Node) -> Result<Vec<Pair>, CompileError> {
     let NodeArgs::Pairs(pairs) = &node.args else { return Ok(Vec::new()) };
     if pairs.is_empty() {
-        return Err(CompileError::syntax(node.lines, format!("{} requires at least one argument", name(node))));
+        return Err(CompileError::syntax(
+            node.lines,
+            format!("{} requires at least one argument", name(node)),
+        ));
     }
     if pairs.iter().any(|(name, _)| name.is_empty()) {
         return Err(CompileError::syntax(node.lines, format!("{} names can not be blank", name(node))));
@@ -173,7 +179,10 @@ fn shell_form(node: &Node) -> ShellForm {
         // An instruction without a command is a shell with an empty one.
         _ => {
             let words = words(node);
-            ShellForm { words: if words.is_empty() { vec![String::new()] } else { words.to_vec() }, shell: true }
+            ShellForm {
+                words: if words.is_empty() { vec![String::new()] } else { words.to_vec() },
+                shell: true,
+            }
         }
     }
 }
@@ -223,9 +232,14 @@ fn onbuild(node: &Node) -> Result<Command, CompileError> {
             format!("{} isn't allowed as an ONBUILD trigger", keyword.to_uppercase()),
         )),
         _ => {
-            parse_command(inner)?;
             let text = node.original.get("onbuild".len()..).unwrap_or_default().trim_start();
-            Ok(Command::Onbuild(text.to_owned()))
+            let mut text = text.to_owned();
+            for document in &inner.heredocs {
+                text.push('\n');
+                text.push_str(&document.content);
+                text.push_str(&document.name);
+            }
+            Ok(Command::Onbuild(text))
         }
     }
 }
@@ -363,7 +377,8 @@ const HEALTH_FLAGS: [(&str, FlagKind); 5] = [
 fn health(node: &Node) -> Result<Command, CompileError> {
     let fail = |message: String| CompileError::syntax(node.lines, message);
     let words = at_least_one(node)?;
-    let (kind, command) = words.split_first().map_or((String::new(), &[][..]), |(k, c)| (k.to_uppercase(), c));
+    let (kind, command) =
+        words.split_first().map_or((String::new(), &[][..]), |(k, c)| (k.to_uppercase(), c));
     if kind == "NONE" {
         if !command.is_empty() {
             return Err(fail("HEALTHCHECK NONE takes no arguments".to_owned()));
@@ -417,7 +432,8 @@ fn retries(flags: &Flags) -> Result<i64, String> {
         return Ok(0);
     }
     let shown = crate::text::quote(&text);
-    let count: i32 = text.parse().map_err(|_| format!("strconv.ParseInt: parsing {shown}: invalid syntax"))?;
+    let count: i32 =
+        text.parse().map_err(|_| format!("strconv.ParseInt: parsing {shown}: invalid syntax"))?;
     if count < 0 {
         return Err(format!("--retries cannot be negative ({count})"));
     }

@@ -40,7 +40,8 @@ impl Directives {
         let mut found = Self::default();
         let mut seen: Vec<String> = Vec::new();
         for line in lines {
-            let Some((key, value)) = key_value(line, "#").filter(|(key, _)| NAMES.contains(&key.as_str())) else {
+            let Some((key, value)) = key_value(line, "#").filter(|(key, _)| NAMES.contains(&key.as_str()))
+            else {
                 break;
             };
             found.lines += 1;

@@ -40,7 +40,8 @@ impl Flags {
             if kind != FlagKind::Values && flags.given.iter().any(|(given, _)| *given == name) {
                 return Err(CompileError::syntax(lines, format!("duplicate flag specified: --{name}")));
             }
-            let value = check_value(name, kind, value).map_err(|message| CompileError::syntax(lines, message))?;
+            let value =
+                check_value(name, kind, value).map_err(|message| CompileError::syntax(lines, message))?;
             flags.given.push((name, value));
         }
         Ok(flags)

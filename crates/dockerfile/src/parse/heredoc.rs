@@ -20,7 +20,8 @@ impl Heredoc {
     pub(crate) fn ends_with(&self, line: &str) -> bool {
         let line = super::lines::trim_newline(line);
         let line = if self.chomp { line.trim_start_matches('\t') } else { line };
-        line == self.name
+        // Upstream finds no end for a document without a name.
+        !self.name.is_empty() && line == self.name
     }
 
     /// The lines as their reader sees them.
@@ -41,14 +42,19 @@ pub(crate) fn parse_heredoc(word: &str) -> Option<Heredoc> {
         Some(rest) => (true, rest),
         None => (false, rest),
     };
-    if quoted.is_empty() || quoted.contains('<') {
+    if quoted.contains('<') {
         return None;
     }
     let unquoted = Lexer::heredoc_name().words(quoted).ok()?;
-    let [name] = unquoted.as_slice() else { return None };
+    // `<< EOF` is a document without a name, which has no end.
+    let name = match unquoted.as_slice() {
+        [] => String::new(),
+        [name] => name.clone(),
+        _ => return None,
+    };
     let fd = if fd.is_empty() { 0 } else { fd.parse().ok()? };
-    let expand = !quoted.contains(['\'', '"', '\\']);
-    Some(Heredoc { name: name.clone(), fd, expand, chomp, content: String::new() })
+    let expand = !quoted.contains(['\'', '"']);
+    Some(Heredoc { name, fd, expand, chomp, content: String::new() })
 }
 
 /// The heredocs that a line of RUN, COPY or ADD starts.

@@ -12,12 +12,12 @@ mod stage;
 mod tests;
 mod words;
 
-pub(crate) use heredoc::is_heredoc;
 pub(crate) use command::{
-    ArgCommand, Command, CopyCommand, Inline, HealthCommand, Pair, RunCommand, ShellForm, parse_command,
+    ArgCommand, Command, CopyCommand, HealthCommand, Inline, Pair, RunCommand, ShellForm, parse_command,
 };
 pub(crate) use directive::detect_syntax;
-pub(crate) use node::{parse_node, parse_nodes};
+pub(crate) use heredoc::is_heredoc;
+pub(crate) use node::{parse_nodes, parse_trigger};
 pub(crate) use stage::{Instruction, Parsed, StageSource, parse_stages};
 
 use crate::CompileError;

@@ -1,16 +1,32 @@
+use super::ParseWarning;
 use super::directive::Directives;
 use super::heredoc::{Heredoc, heredocs_of};
 use super::lines::{LineReader, MAX_FILE_BYTES, continued, is_comment, trim_newline};
 use super::words::{JsonWords, fields, json_words, quoted_fields, split_flags};
-use super::ParseWarning;
 use crate::CompileError;
 use crate::source::Lines;
 use crate::suggest;
 
 /// All instructions.
 pub(crate) const KEYWORDS: [&str; 18] = [
-    "add", "arg", "cmd", "copy", "entrypoint", "env", "expose", "from", "healthcheck", "label", "maintainer",
-    "onbuild", "run", "shell", "stopsignal", "user", "volume", "workdir",
+    "add",
+    "arg",
+    "cmd",
+    "copy",
+    "entrypoint",
+    "env",
+    "expose",
+    "from",
+    "healthcheck",
+    "label",
+    "maintainer",
+    "onbuild",
+    "run",
+    "shell",
+    "stopsignal",
+    "user",
+    "volume",
+    "workdir",
 ];
 
 /// One instruction, split into words by the rules of its keyword.
@@ -56,7 +72,9 @@ pub(crate) struct NodeFile {
 pub(crate) fn parse_nodes(text: &[u8]) -> Result<NodeFile, CompileError> {
     if text.len() > MAX_FILE_BYTES {
         let size = text.len();
-        return Err(CompileError::new(format!("dockerfile has {size} bytes, at most {MAX_FILE_BYTES} are allowed")));
+        return Err(CompileError::new(format!(
+            "dockerfile has {size} bytes, at most {MAX_FILE_BYTES} are allowed"
+        )));
     }
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let text = String::from_utf8_lossy(text);
@@ -83,6 +101,17 @@ pub(crate) fn parse_nodes(text: &[u8]) -> Result<NodeFile, CompileError> {
         return Err(CompileError::at(Lines::one(reader.number.max(1)), "file with no instructions"));
     }
     Ok(file)
+}
+
+/// Parses a trigger that a base image carries: one instruction, its documents below.
+pub(crate) fn parse_trigger(text: &str, escape: char, lines: Lines) -> Result<Node, CompileError> {
+    let mut reader = LineReader::new(text);
+    let first = reader.next()?.map(|line| trim_newline(line).trim_start()).unwrap_or_default();
+    let joined = join_continued(first, &mut reader, escape, &mut Vec::new())?;
+    let mut node = parse_node(&joined, escape, lines)?;
+    read_heredocs(&mut node, &joined, &mut reader, escape).map_err(|error| error.moved_to(lines))?;
+    node.lines = lines;
+    Ok(node)
 }
 
 /// Joins a line with those that continue it; comments between them are dropped.
@@ -156,7 +185,7 @@ fn read_heredocs(
 }
 
 /// Parses one instruction on one (joined) line.
-pub(crate) fn parse_node(line: &str, escape: char, lines: Lines) -> Result<Node, CompileError> {
+fn parse_node(line: &str, escape: char, lines: Lines) -> Result<Node, CompileError> {
     let line = line.trim();
     let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let keyword = word.to_lowercase();
@@ -170,7 +199,9 @@ pub(crate) fn parse_node(line: &str, escape: char, lines: Lines) -> Result<Node,
             JsonWords::No => NodeArgs::Words(fields(rest)),
         },
         "cmd" | "entrypoint" | "run" | "shell" => command_words(rest, lines)?,
-        "env" | "label" => NodeArgs::Pairs(pairs(&keyword, rest, escape).map_err(|m| CompileError::at(lines, m))?),
+        "env" | "label" => {
+            NodeArgs::Pairs(pairs(&keyword, rest, escape).map_err(|m| CompileError::at(lines, m))?)
+        }
         "arg" => NodeArgs::Words(quoted_fields(rest, escape)),
         "healthcheck" => health_words(rest, lines)?,
         "maintainer" | "stopsignal" | "user" | "workdir" => NodeArgs::Words(whole(rest)),

@@ -1,8 +1,8 @@
+use super::ParseWarning;
 use super::command::{ArgCommand, Command, parse_command};
 use super::directive::Directives;
 use super::flags::{FlagKind, Flags};
 use super::node::{KEYWORDS, Node, NodeArgs, NodeFile, unknown_instruction};
-use super::ParseWarning;
 use crate::CompileError;
 use crate::source::Lines;
 
@@ -52,8 +52,7 @@ pub(crate) struct Instruction {
 
 /// Understands the instructions and groups them by stages.
 pub(crate) fn parse_stages(file: NodeFile) -> Result<Parsed, CompileError> {
-    let mut parsed =
-        Parsed { directives: file.directives, warnings: file.warnings, ..Parsed::default() };
+    let mut parsed = Parsed { directives: file.directives, warnings: file.warnings, ..Parsed::default() };
     for node in &file.nodes {
         if !KEYWORDS.contains(&node.keyword.as_str()) {
             return Err(unknown_instruction(node));
@@ -94,7 +93,9 @@ fn parse_from(node: &Node) -> Result<FromCommand, CompileError> {
         let shown = crate::text::quote(&words[2]);
         return Err(CompileError::syntax(
             node.lines,
-            format!("invalid name for build stage: {shown}, name can't start with a number or contain symbols"),
+            format!(
+                "invalid name for build stage: {shown}, name can't start with a number or contain symbols"
+            ),
         ));
     }
     let flags = Flags::parse(&node.flags, &[("platform", FlagKind::Value)], node.lines)?;
@@ -109,5 +110,6 @@ fn parse_from(node: &Node) -> Result<FromCommand, CompileError> {
 
 fn is_stage_name(name: &str) -> bool {
     let first = name.chars().next().is_some_and(|c| c.is_ascii_lowercase());
-    first && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.'))
+    first
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.'))
 }

@@ -4,7 +4,7 @@ use rbuild_oci::{ImageRef, Platform};
 
 use super::{Base, BaseImage, From, GlobalArgs, Missing, Plan, Stage, StageId, Step};
 use crate::mounts::{MountSource, mount_source};
-use crate::parse::{Command, Instruction, Parsed, StageSource, parse_command, parse_node};
+use crate::parse::{Command, Instruction, Parsed, StageSource, parse_command, parse_trigger};
 use crate::shell::{Lexer, Variables};
 use crate::source::Lines;
 use crate::{CompileError, CompileOptions, suggest};
@@ -71,16 +71,11 @@ impl Plan {
         }
         let platform = self.platform(&from.platform, from.lines, options)?;
         let base = self.base(&from.name, &base_name, names, from.lines)?;
-        let platform = match (&base, platform) {
-            (_, Some(platform)) => platform,
-            (Base::Stage(id), None) => self.stages[*id].platform.clone(),
-            (_, None) => options.target_platform.clone(),
-        };
+        let platform = platform.unwrap_or_else(|| options.target_platform.clone());
         Ok(Stage {
             shown: if from.name.is_empty() { format!("stage-{index}") } else { from.name.clone() },
             name: from.name.clone(),
             base,
-            base_name,
             platform,
             original: from.original.clone(),
             lines: Some(from.lines),
@@ -102,19 +97,24 @@ impl Plan {
         let expanded = Lexer::new(self.escape).expand(written, &self.globals);
         let expanded = expanded.map_err(|message| CompileError::at(lines, message))?;
         if expanded.text.is_empty() {
-            let hint = expanded.unset.iter().next().map_or_else(String::new, |unset| {
-                suggest::hint(unset, self.globals.names(), true)
-            });
-            return Err(CompileError::at(lines, format!("empty platform value from expression {written}{hint}")));
+            let hint = expanded
+                .unset
+                .iter()
+                .next()
+                .map_or_else(String::new, |unset| suggest::hint(unset, self.globals.names(), true));
+            return Err(CompileError::at(
+                lines,
+                format!("empty platform value from expression {written}{hint}"),
+            ));
         }
         let known = [&options.build_platform, &options.target_platform];
         if let Some(same) = known.into_iter().find(|platform| platform.to_string() == expanded.text) {
             return Ok(Some(same.clone()));
         }
         let parsed = Platform::parse(&expanded.text);
-        parsed
-            .map(Some)
-            .map_err(|error| CompileError::at(lines, format!("failed to parse platform {}: {error}", expanded.text)))
+        parsed.map(Some).map_err(|error| {
+            CompileError::at(lines, format!("failed to parse platform {}: {error}", expanded.text))
+        })
     }
 
     fn base(
@@ -127,14 +127,17 @@ impl Plan {
         if let Some(context) = self.context_named(name).or_else(|| self.context_named(base)) {
             return Ok(Base::Context(context));
         }
-        if let Some(id) = names.get(&base.to_lowercase()) {
+        if let Some(id) = names.get(base) {
             return Ok(Base::Stage(*id));
         }
         if base == SCRATCH {
             return Ok(Base::Scratch);
         }
         let reference = ImageRef::parse(base).map_err(|error| {
-            CompileError::at(lines, format!("failed to parse stage name {}: {error}", crate::text::quote(base)))
+            CompileError::at(
+                lines,
+                format!("failed to parse stage name {}: {error}", crate::text::quote(base)),
+            )
         })?;
         Ok(Base::Image(reference.tag_or_latest().to_string()))
     }
@@ -158,9 +161,6 @@ impl Plan {
         }
         if let Some(id) = names.get(&target.to_lowercase()) {
             return Ok(*id);
-        }
-        if let Some(id) = target.parse::<usize>().ok().filter(|id| *id < self.stages.len()) {
-            return Ok(id);
         }
         let hint = suggest::hint(target, names.keys().map(String::as_str), false);
         let shown = crate::text::quote(target);
@@ -196,7 +196,6 @@ impl Plan {
 
     fn mounted(&mut self, stage: StageId, mount: &str, lines: Lines) -> Result<From, CompileError> {
         Ok(match mount_source(mount) {
-            MountSource::Nothing => From::Nothing,
             MountSource::Context => From::Context,
             MountSource::Empty => From::Stage(self.named(stage, SCRATCH, false, lines)?),
             MountSource::Named(name) if name.contains('$') => {
@@ -219,7 +218,13 @@ impl Plan {
     }
 
     /// The stage that `from=` means: by name, by number, or a new one for an image.
-    fn named(&mut self, stage: StageId, name: &str, copy: bool, lines: Lines) -> Result<StageId, CompileError> {
+    fn named(
+        &mut self,
+        stage: StageId,
+        name: &str,
+        copy: bool,
+        lines: Lines,
+    ) -> Result<StageId, CompileError> {
         let lower = name.to_lowercase();
         let written = self.stages.iter().take_while(|other| !other.implicit).count();
         if let Some(id) = (0..written).rev().find(|id| self.stages[*id].name == lower && !lower.is_empty()) {
@@ -234,16 +239,11 @@ impl Plan {
             };
         }
         let platform = self.stages[stage].platform.clone();
-        let same = |other: &Stage| other.implicit && other.base_name == name && other.platform == platform;
-        if let Some(id) = self.stages.iter().position(same) {
-            return Ok(id);
-        }
         let base = self.base("", name, &BTreeMap::new(), lines)?;
         self.stages.push(Stage {
             name: String::new(),
             shown: String::new(),
             base,
-            base_name: name.to_owned(),
             platform,
             original: String::new(),
             lines: copy.then_some(lines),
@@ -262,17 +262,28 @@ impl Plan {
     /// What the target needs to know of the world.
     pub(crate) fn missing(&self) -> Result<Vec<Missing>, CompileError> {
         let order = self.order()?;
-        let missing = order.iter().filter_map(|id| {
-            let stage = &self.stages[*id];
+        let mut missing: Vec<Missing> = Vec::new();
+        for id in order {
+            let stage = &self.stages[id];
             let (name, context) = match &stage.base {
                 Base::Image(name) => (name, false),
                 Base::Context(name) => (name, true),
-                _ => return None,
+                _ => continue,
             };
-            let (name, platform) = (name.clone(), stage.platform.clone());
-            Some(Missing { stage: *id, name, context, platform, lines: stage.lines })
-        });
-        Ok(missing.collect())
+            let same =
+                |m: &&mut Missing| m.name == *name && m.context == context && m.platform == stage.platform;
+            match missing.iter_mut().find(same) {
+                Some(known) => known.stages.push(id),
+                None => missing.push(Missing {
+                    stages: vec![id],
+                    name: name.clone(),
+                    context,
+                    platform: stage.platform.clone(),
+                    lines: stage.lines,
+                }),
+            }
+        }
+        Ok(missing)
     }
 
     /// Hands over what was missing. Triggers of the base become the stage's first steps.
@@ -314,7 +325,7 @@ impl Plan {
         let lines = self.stages[stage].lines.unwrap_or(Lines::one(1));
         let mut instructions = Vec::new();
         for text in triggers {
-            let node = parse_node(text, self.escape, lines)?;
+            let node = parse_trigger(text, self.escape, lines)?;
             if matches!(node.keyword.as_str(), "onbuild" | "maintainer" | "from") {
                 let name = node.keyword.to_uppercase();
                 return Err(CompileError::at(lines, format!("{name} isn't allowed as an ONBUILD trigger")));

@@ -37,8 +37,7 @@ pub(crate) struct Stage {
     /// The name or `stage-N`.
     pub(crate) shown: String,
     pub(crate) base: Base,
-    /// The base as it was written, variables expanded.
-    pub(crate) base_name: String,
+    /// What its image is for, and those of its `--from`; a stage upon a stage runs on what that one runs on.
     pub(crate) platform: Platform,
     pub(crate) original: String,
     pub(crate) lines: Option<Lines>,
@@ -62,8 +61,6 @@ pub(crate) struct Step {
 /// Where files come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum From {
-    /// Nowhere: the mount has no source.
-    Nothing,
     /// The build context.
     Context,
     /// A stage.
@@ -109,7 +106,8 @@ pub(crate) enum BaseFiles {
 /// What must be known before lowering.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Missing {
-    pub(crate) stage: StageId,
+    /// The stages that start from it.
+    pub(crate) stages: Vec<StageId>,
     pub(crate) name: String,
     /// A named context rather than an image.
     pub(crate) context: bool,

@@ -195,7 +195,9 @@ impl Cursor<'_> {
         loop {
             match self.next() {
                 None => {
-                    return Err("unexpected end of statement while looking for matching single-quote".to_owned());
+                    return Err(
+                        "unexpected end of statement while looking for matching single-quote".to_owned()
+                    );
                 }
                 Some('\'') => break,
                 Some(c) => text.push(c),
@@ -213,7 +215,9 @@ impl Cursor<'_> {
         loop {
             match self.peek() {
                 None => {
-                    return Err("unexpected end of statement while looking for matching double-quote".to_owned());
+                    return Err(
+                        "unexpected end of statement while looking for matching double-quote".to_owned()
+                    );
                 }
                 Some('"') => {
                     self.at += 1;
@@ -301,12 +305,20 @@ impl Cursor<'_> {
         let result = self.until(Some(stop), raw_escapes).map(|(text, _)| text);
         match result {
             Err(_) if self.peek().is_none() && stop == '}' => Err("syntax error: missing '}'".to_owned()),
-            Err(_) if self.peek().is_none() && stop == '/' => Err("syntax error: missing '/' in ${}".to_owned()),
+            Err(_) if self.peek().is_none() && stop == '/' => {
+                Err("syntax error: missing '/' in ${}".to_owned())
+            }
             other => other,
         }
     }
 
-    fn default_or_error(&mut self, name: &str, modifier: &str, kind: char, colon: bool) -> Result<String, String> {
+    fn default_or_error(
+        &mut self,
+        name: &str,
+        modifier: &str,
+        kind: char,
+        colon: bool,
+    ) -> Result<String, String> {
         let word = self.operand('}', false)?;
         let value = self.variables.get(name).map(str::to_owned);
         let given = value.clone().filter(|value| !(colon && value.is_empty()));

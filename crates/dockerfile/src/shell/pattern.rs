@@ -36,9 +36,11 @@ impl Pattern {
                 c if c == escape => match chars.next() {
                     Some(literal @ ('*' | '?' | '\\' | '/' | '}')) => Part::Literal(literal),
                     Some(literal) if literal == escape => Part::Literal(literal),
-                    Some(other) => return Err(format!(
+                    Some(other) => {
+                        return Err(format!(
                             "invalid pattern ({text}) in substitution: invalid escape '{escape}{other}'"
-                        )),
+                        ));
+                    }
                     None => Part::Literal(escape),
                 },
                 c => Part::Literal(c),
@@ -67,7 +69,9 @@ impl Pattern {
     /// Cuts what matches off one end: the shortest match, or the longest if `greedy`.
     pub(crate) fn trim(&self, value: &str, affix: Affix, greedy: bool) -> Result<String, String> {
         match affix {
-            Affix::Prefix => Ok(self.regex(greedy, "^", "", false)?.replace(value, NoExpand("")).into_owned()),
+            Affix::Prefix => {
+                Ok(self.regex(greedy, "^", "", false)?.replace(value, NoExpand("")).into_owned())
+            }
             Affix::Suffix => {
                 // A regex prefers an early start; reversed, the shortest end is the shortest start.
                 let reversed: String = value.chars().rev().collect();
