@@ -95,14 +95,6 @@ pub enum SessionError {
         /// Bytes that came.
         received: u64,
     },
-    /// A name cannot be sent as protobuf text.
-    #[error(
-        "file name {name:?} is not valid UTF-8 and cannot be part of a build context; exclude or rename it"
-    )]
-    NotUtf8 {
-        /// The name, bytes escaped.
-        name: std::ffi::OsString,
-    },
     /// A pattern of the request is malformed.
     #[error("invalid {kind} pattern: {text}")]
     Pattern {
@@ -161,7 +153,7 @@ impl SessionError {
             Self::Stalled { .. } => Code::DeadlineExceeded,
             Self::Limit { .. } => Code::ResourceExhausted,
             Self::Cancelled => Code::Cancelled,
-            Self::Violation { .. } | Self::NotUtf8 { .. } | Self::Config { .. } => Code::FailedPrecondition,
+            Self::Violation { .. } | Self::Config { .. } => Code::FailedPrecondition,
             _ => Code::Unknown,
         }
     }

@@ -8,8 +8,8 @@
 //! Invariants: whatever the peer sends, the receiver writes below the directory it was given and nowhere else; a daemon
 //! calls only methods that the client listed; a client serves only what was attached to it.
 //! Failure and cancel: every call ends with [`SessionError::Closed`] as soon as the session does; dropping a future or a
-//! handle stops the work it stands for. Names on the wire are UTF-8 (protobuf strings): a file whose name is not UTF-8
-//! is refused by the sender with an error that shows the name, never altered.
+//! handle stops the work it stands for.
+//! Names of files are bytes, whatever the protocol's definition calls them: each that Linux allows travels unchanged.
 //! Formats: docs/formats/tree-index.md for the file made by [`filesync::TreeIndex`].
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,7 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rbuild_api::moby::buildkit::secrets::v1 as secrets;
 use rbuild_api::moby::filesync::v1 as wire;
@@ -13,6 +14,8 @@ use crate::{Registration, Result, SessionError, names};
 
 /// Largest secret that is taken from a client; clients send at most 500 KiB.
 const MAX_SECRET: usize = 1024 * 1024;
+/// How long a client may take for an answer: long enough for a person who is asked by a key ring.
+const CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// An open session, seen from the daemon. A cheap handle.
 #[derive(Clone, Debug)]
@@ -162,7 +165,9 @@ impl Session {
         call: impl Future<Output = std::result::Result<tonic::Response<T>, Status>>,
     ) -> Result<T> {
         self.until_closed(async {
-            call.await.map(tonic::Response::into_inner).map_err(|status| SessionError::call(what(), status))
+            let late = || Status::deadline_exceeded(format!("no answer within {} s", CALL_TIMEOUT.as_secs()));
+            let answer = tokio::time::timeout(CALL_TIMEOUT, call).await.unwrap_or_else(|_| Err(late()));
+            answer.map(tonic::Response::into_inner).map_err(|status| SessionError::call(what(), status))
         })
         .await
     }
@@ -226,7 +231,7 @@ impl Session {
     /// The secret `id`. Errors: `is_not_found()` if the client has none of that id (or offers none at all).
     pub async fn get_secret(&self, id: &str) -> Result<Vec<u8>> {
         if !self.supports(names::SECRETS_GET) {
-            let status = Status::not_found(format!("secret {id}: not found"));
+            let status = Status::not_found("not found");
             return Err(SessionError::call(format!("secret {id}"), status));
         }
         let message = secrets::GetSecretRequest { id: id.to_owned(), ..Default::default() };

@@ -156,7 +156,7 @@ fn describe(index: &TreeIndex) -> std::io::Result<(Vec<ContextEntry>, Vec<u8>)> 
     let entries = index.entries().iter().map(|entry| {
         let header = header_of(&entry.stat);
         ContextEntry {
-            path: entry.stat.path.clone().into_bytes(),
+            path: entry.stat.path.clone(),
             kind: EntryKind::of(header.mode, &header.link),
             digest: entry.digest,
         }
@@ -186,7 +186,7 @@ fn header_of(stat: &Stat) -> FileHeader {
         xattrs: stat.xattrs.iter().map(|(name, value)| (name.clone().into_bytes(), value.clone())).collect(),
     };
     if header.is_link() {
-        header.link = stat.linkname.clone().into_bytes();
+        header.link = stat.linkname.clone();
     }
     header
 }

@@ -1,21 +1,25 @@
 //! Directories offered to the daemon.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
-use rbuild_api::fsutil::types::Packet;
-use rbuild_api::moby::filesync::v1::file_sync_server::{FileSync, FileSyncServer};
 use rbuild_sys::Root;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
 
-use crate::filesync::{ExportRoot, FileSyncRequest, Owner, SendOptions, SenderCall, TransferCounter};
+use crate::filesync::{ExportRoot, FileSyncRequest, Owner, Packet, SendOptions, SenderCall, TransferCounter};
 use crate::filesync::{batches, serve_sender};
 use crate::tunnel::OwnedTasks;
-use crate::{Result, SessionError};
+use crate::{Result, SessionError, names};
 
 /// One directory.
 #[derive(Debug, Clone)]
@@ -73,27 +77,30 @@ fn check(path: &Path) -> Result<()> {
     }
 }
 
-pub(super) fn service(dirs: LocalDirs, tasks: OwnedTasks) -> FileSyncServer<DirService> {
-    FileSyncServer::new(DirService { dirs, tasks })
-}
-
-#[derive(Debug)]
+/// `FileSync`, of which `DiffCopy` is served.
+#[derive(Debug, Clone)]
 pub(super) struct DirService {
-    dirs: LocalDirs,
+    dirs: Arc<LocalDirs>,
     tasks: OwnedTasks,
 }
 
-type PacketStream = Pin<Box<dyn Stream<Item = std::result::Result<Packet, Status>> + Send>>;
+impl DirService {
+    pub(super) fn new(dirs: LocalDirs, tasks: OwnedTasks) -> Self {
+        Self { dirs: Arc::new(dirs), tasks }
+    }
 
-#[tonic::async_trait]
-impl FileSync for DirService {
-    type DiffCopyStream = PacketStream;
-    type TarStreamStream = PacketStream;
+    async fn serve(self, request: http::Request<Body>) -> http::Response<Body> {
+        if request.uri().path() != names::FILE_SYNC_DIFF_COPY {
+            return Status::unimplemented("use DiffCopy").into_http();
+        }
+        let codec = ProstCodec::<Packet, Packet>::default();
+        Grpc::new(codec).streaming(DiffCopy(self), request).await
+    }
 
-    async fn diff_copy(
+    fn diff_copy(
         &self,
         request: Request<Streaming<Packet>>,
-    ) -> std::result::Result<Response<PacketStream>, Status> {
+    ) -> std::result::Result<Response<Packets>, Status> {
         let mut filter = FileSyncRequest::from_metadata(request.metadata());
         let Some(dir) = self.dirs.dirs.get(&filter.name) else {
             return Err(Status::not_found(format!("no access allowed to dir {:?}", filter.name)));
@@ -126,11 +133,37 @@ impl FileSync for DirService {
         };
         Ok(Response::new(ReceiverStream::new(batched).flat_map(flat).boxed()))
     }
+}
 
-    async fn tar_stream(
-        &self,
-        _: Request<Streaming<Packet>>,
-    ) -> std::result::Result<Response<PacketStream>, Status> {
-        Err(Status::unimplemented("use DiffCopy"))
+impl NamedService for DirService {
+    const NAME: &'static str = "moby.filesync.v1.FileSync";
+}
+
+impl tower::Service<http::Request<Body>> for DirService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, std::result::Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let service = self.clone();
+        Box::pin(async move { Ok(service.serve(request).await) })
+    }
+}
+
+type Packets = Pin<Box<dyn Stream<Item = std::result::Result<Packet, Status>> + Send>>;
+
+struct DiffCopy(DirService);
+
+impl StreamingService<Packet> for DiffCopy {
+    type Response = Packet;
+    type ResponseStream = Packets;
+    type Future = BoxFuture<'static, std::result::Result<Response<Packets>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<Packet>>) -> Self::Future {
+        Box::pin(std::future::ready(self.0.diff_copy(request)))
     }
 }

@@ -133,7 +133,7 @@ impl ClientSessionBuilder {
         let mut routes = Routes::new(serve::health());
         if let Some(dirs) = self.dirs {
             methods.push(names::FILE_SYNC_DIFF_COPY);
-            routes = routes.add_service(dirs::service(dirs, tasks.clone()));
+            routes = routes.add_service(dirs::DirService::new(dirs, tasks.clone()));
         }
         if let Some(targets) = self.targets {
             methods.push(names::FILE_SEND_DIFF_COPY);

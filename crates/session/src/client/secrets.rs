@@ -100,7 +100,7 @@ impl wire::secrets_server::Secrets for SecretService {
     ) -> std::result::Result<Response<wire::GetSecretResponse>, Status> {
         let id = request.into_inner().id;
         let Some(source) = self.secrets.sources.get(&id).cloned() else {
-            return Err(Status::not_found(format!("secret {id}: not found")));
+            return Err(Status::not_found(format!("secret {id} not found")));
         };
         tracing::debug!(secret = id, "secret asked for");
         let read = tokio::task::spawn_blocking(move || read(&id, &source)).await;

@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
-use rbuild_api::fsutil::types::Packet;
 use rbuild_api::moby::filesync::v1::BytesMessage;
 use rbuild_sys::Root;
 use tokio::sync::mpsc;
@@ -22,7 +21,7 @@ use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::filesync::{ReceiveOptions, Say, TransferCounter, run_receiver};
+use crate::filesync::{Packet, ReceiveOptions, Say, TransferCounter, run_receiver};
 use crate::tunnel::OwnedTasks;
 use crate::{Result, SessionError, metadata, names};
 
@@ -308,8 +307,12 @@ impl Output {
 
     fn file(path: &Path) -> Result<Self> {
         let failed = |err| SessionError::io(path.display().to_string(), err);
+        if path.is_dir() {
+            let what = format!("{}: is a directory, but the result is one file", path.display());
+            return Err(SessionError::Config { what });
+        }
         // A pipe or device (/dev/stdout) cannot be replaced by a file.
-        if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+        if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
             let writer = std::fs::OpenOptions::new().write(true).open(path).map_err(failed)?;
             return Ok(Self::Stream { writer: Box::new(writer), shown: path.display().to_string() });
         }

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryFutureExt, TryStreamExt};
-use rbuild_api::fsutil::types::Packet;
 use rbuild_api::moby::filesync::v1::BytesMessage;
 use rbuild_api::moby::filesync::v1::file_send_client::FileSendClient;
 use tokio::sync::mpsc;
@@ -19,7 +18,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
 use super::send::{SendOptions, SenderCall, batches, serve_sender};
-use super::{ExportRoot, FileSyncRequest, TransferCounter};
+use super::{ExportRoot, FileSyncRequest, Packet, TransferCounter};
 use crate::{Result, Session, SessionError, metadata, names};
 
 /// Bytes in one message of a raw stream.

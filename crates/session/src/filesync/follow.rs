@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use rbuild_patterns::{glob_match, has_wildcard};
 use rbuild_sys::Root;
 
-use super::order::parent;
-use crate::{Result, SessionError};
+use crate::Result;
 
 /// The paths that must be included for `paths` to be usable: each symlink on the way and what it leads to, inside
 /// `root`. `None` if that is everything. Blocking.
@@ -23,7 +22,7 @@ pub(super) fn follow_links(root: &Root, paths: &[String]) -> Result<Option<Vec<S
     }
     let mut kept: Vec<String> = Vec::new();
     for path in resolved {
-        if !kept.last().is_some_and(|last| super::order::is_below(&path, last)) {
+        if !kept.last().is_some_and(|last| super::order::is_below(path.as_bytes(), last.as_bytes())) {
             kept.push(path);
         }
     }
@@ -84,14 +83,18 @@ fn link_at(root: &Root, path: &str) -> Result<Option<String>> {
         Err(err) => return Err(err.into()),
     }
     let target = root.read_link(path)?;
-    let Some(text) = target.to_str() else {
-        return Err(SessionError::NotUtf8 { name: target.into_os_string() });
-    };
+    // Patterns are text: a target that is not cannot be named by one, so it leads nowhere here.
+    let Some(text) = target.to_str() else { return Ok(None) };
     let full = match parent(path) {
         Some(dir) if !text.starts_with('/') => format!("{dir}/{text}"),
         _ => text.to_owned(),
     };
     Ok(Some(clean(&full)))
+}
+
+/// The directory that holds `path`; `None` for the root.
+fn parent(path: &str) -> Option<&str> {
+    path.rfind('/').map(|slash| &path[..slash])
 }
 
 /// In shortest form, relative to the root, never above it; empty for the root itself.

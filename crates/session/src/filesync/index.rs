@@ -57,7 +57,8 @@ impl TreeIndex {
     }
 
     /// The entry of exactly this path.
-    pub fn get(&self, path: &str) -> Option<&Entry> {
+    pub fn get(&self, path: impl AsRef<[u8]>) -> Option<&Entry> {
+        let path = path.as_ref();
         let found = self.entries.binary_search_by(|entry| compare_paths(&entry.stat.path, path));
         found.ok().map(|at| &self.entries[at])
     }
@@ -151,7 +152,7 @@ mod tests {
     fn sample() -> TreeIndex {
         let entry = |path: &str| Entry {
             stat: Stat {
-                path: path.into(),
+                path: path.as_bytes().to_vec(),
                 mode: 0o644,
                 mod_time: -5,
                 xattrs: [("user.a".to_owned(), vec![0, 1])].into(),

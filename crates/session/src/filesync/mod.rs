@@ -18,6 +18,7 @@ mod send;
 #[cfg(test)]
 mod tests;
 mod walk;
+mod wire;
 mod writer;
 
 use std::sync::Arc;
@@ -27,12 +28,13 @@ use std::time::Duration;
 pub use export::FileSink;
 pub use index::{Entry, TreeIndex};
 pub use order::{compare_paths, is_clean_path};
-pub use rbuild_api::fsutil::types::Stat;
 pub use receive::receive;
 pub(crate) use receive::{Say, run as run_receiver};
 pub use send::{Owner, SendOptions};
 pub(crate) use send::{SenderCall, batches, serve_sender};
 pub use walk::ExportRoot;
+pub use wire::Stat;
+pub(crate) use wire::{Packet, shown};
 
 use crate::names;
 

@@ -7,19 +7,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt};
-use rbuild_api::fsutil::types::Packet;
+use http::uri::PathAndQuery;
 use rbuild_api::fsutil::types::packet::PacketType;
-use rbuild_api::moby::filesync::v1::file_sync_client::FileSyncClient;
 use rbuild_sys::Root;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
+use tonic_prost::ProstCodec;
 
 use self::plan::Plan;
 use super::writer::{Digests, Job, Writer};
-use super::{FileSyncRequest, ReceiveOptions, RecordHasher, TransferCounter, TreeIndex};
+use super::{FileSyncRequest, Packet, ReceiveOptions, RecordHasher, TransferCounter, TreeIndex};
 use crate::{Result, Session, SessionError, names};
 
 /// Orders that may wait for the disk. With [`MAX_DATA`] this bounds memory at 64 MiB for a hostile sender, 8 MiB for
@@ -53,9 +54,9 @@ pub(crate) enum Say {
 impl Say {
     pub(crate) fn into_packet(self) -> Packet {
         let (kind, id, data) = match self {
-            Say::Request(id) => (PacketType::PacketReq, id, Vec::new()),
-            Say::Fin => (PacketType::PacketFin, 0, Vec::new()),
-            Say::Failed(text) => (PacketType::PacketErr, 0, text.into_bytes()),
+            Say::Request(id) => (PacketType::PacketReq, id, Bytes::new()),
+            Say::Fin => (PacketType::PacketFin, 0, Bytes::new()),
+            Say::Failed(text) => (PacketType::PacketErr, 0, text.into()),
         };
         Packet { r#type: kind as i32, id, data, stat: None }
     }
@@ -79,10 +80,16 @@ pub async fn receive(
     let (say, said) = mpsc::unbounded_channel();
     let mut call = tonic::Request::new(UnboundedReceiverStream::new(said).map(Say::into_packet));
     request.to_metadata(call.metadata_mut())?;
-    let mut client = FileSyncClient::new(session.channel()).max_decoding_message_size(MAX_PACKET);
+    let mut grpc = tonic::client::Grpc::new(session.channel()).max_decoding_message_size(MAX_PACKET);
     session
         .until_closed(async {
-            let opening = tokio::time::timeout(options.limits.stall, client.diff_copy(call)).await;
+            let answer = async {
+                let ready = grpc.ready().await;
+                ready.map_err(|err| Status::unavailable(err.to_string()))?;
+                let codec = ProstCodec::<Packet, Packet>::default();
+                grpc.streaming(call, PathAndQuery::from_static(names::FILE_SYNC_DIFF_COPY), codec).await
+            };
+            let opening = tokio::time::timeout(options.limits.stall, answer).await;
             let stalled = |_| SessionError::Stalled { waited: options.limits.stall, last: String::new() };
             let answer = opening.map_err(stalled)?;
             let failed = |status| SessionError::call(format!("transfer of `{}`", request.name), status);
@@ -144,20 +151,16 @@ struct Input<S> {
 
 impl<S: Incoming> Input<S> {
     /// The next packet; `None` at the end of the stream.
-    async fn next(&mut self, last: &str) -> Result<Option<Packet>> {
+    async fn next(&mut self, plan: &Plan<'_>) -> Result<Option<Packet>> {
         // A timer only when there is something to wait for: most packets are here already.
         let item = match self.incoming.next().now_or_never() {
             Some(item) => item,
             None => tokio::time::timeout(self.stall, self.incoming.next())
                 .await
-                .map_err(|_| SessionError::Stalled { waited: self.stall, last: last.to_owned() })?,
+                .map_err(|_| SessionError::Stalled { waited: self.stall, last: plan.last() })?,
         };
         let packet = match item {
             None => return Ok(None),
-            Some(Err(status)) if status.message().contains("not UTF-8") => {
-                let what = "the entry that follows has a name that is not valid UTF-8";
-                return Err(SessionError::violation(what, last));
-            }
             Some(Err(status)) => return Err(SessionError::call("file transfer", status)),
             Some(Ok(packet)) => packet,
         };
@@ -172,7 +175,7 @@ impl<S: Incoming> Input<S> {
 struct Wanted {
     received: u64,
     /// Pieces held until the file's end, while it is small.
-    pieces: Vec<Vec<u8>>,
+    pieces: Vec<Bytes>,
     is_open: bool,
 }
 
@@ -191,8 +194,8 @@ impl<S: Incoming> Receiver<'_, S> {
     async fn transfer(&mut self) -> Result<()> {
         let mut listing = true;
         while listing || !self.wanted.is_empty() {
-            let Some(packet) = self.input.next(self.plan.last()).await? else {
-                return Err(SessionError::Ended { last: self.plan.last().to_owned() });
+            let Some(packet) = self.input.next(&self.plan).await? else {
+                return Err(SessionError::Ended { last: self.plan.last() });
             };
             match PacketType::try_from(packet.r#type) {
                 Ok(PacketType::PacketStat) if !listing => {
@@ -209,7 +212,7 @@ impl<S: Incoming> Receiver<'_, S> {
                 Ok(PacketType::PacketData) => self.data(packet.id, packet.data).await?,
                 Ok(PacketType::PacketErr) => return Err(remote(&packet.data)),
                 Ok(PacketType::PacketFin) => {
-                    return Err(SessionError::Ended { last: self.plan.last().to_owned() });
+                    return Err(SessionError::Ended { last: self.plan.last() });
                 }
                 Ok(PacketType::PacketReq) | Err(_) => {
                     return Err(SessionError::violation("a packet of an unexpected type", ""));
@@ -230,7 +233,7 @@ impl<S: Incoming> Receiver<'_, S> {
         Ok(())
     }
 
-    async fn data(&mut self, id: u32, bytes: Vec<u8>) -> Result<()> {
+    async fn data(&mut self, id: u32, bytes: Bytes) -> Result<()> {
         if bytes.len() > MAX_DATA {
             return Err(SessionError::Limit { what: "bytes in a packet", limit: MAX_DATA as u64 });
         }
@@ -278,7 +281,7 @@ impl<S: Incoming> Receiver<'_, S> {
         let Some(file) = self.wanted.remove(&id) else { return Ok(()) };
         let announced = self.plan.size(id);
         if file.received < announced {
-            let path = self.plan.path(id).to_owned();
+            let path = self.plan.path(id);
             return Err(SessionError::Short { path, announced, received: file.received });
         }
         self.input.counter.add_file();
@@ -305,7 +308,7 @@ impl<S: Incoming> Receiver<'_, S> {
     }
 
     fn tell(&self, what: Say) -> Result<()> {
-        let ended = |_| SessionError::Ended { last: self.plan.last().to_owned() };
+        let ended = |_| SessionError::Ended { last: self.plan.last() };
         self.say.send(what).map_err(ended)
     }
 
@@ -336,9 +339,8 @@ impl<S: Incoming> Receiver<'_, S> {
                 return Err(err);
             }
         };
-        let last = plan.last().to_owned();
-        say.send(Say::Fin).map_err(|_| SessionError::Ended { last: last.clone() })?;
-        match input.next(&last).await? {
+        say.send(Say::Fin).map_err(|_| SessionError::Ended { last: plan.last() })?;
+        match input.next(&plan).await? {
             None => {}
             Some(packet) if packet.r#type == PacketType::PacketFin as i32 => {}
             Some(packet) if packet.r#type == PacketType::PacketErr as i32 => {

@@ -1,12 +1,14 @@
 //! The sending end: lists a directory, and answers requests for files.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
-use rbuild_api::fsutil::types::Packet;
 use rbuild_api::fsutil::types::packet::PacketType;
 use rbuild_patterns::WalkFilter;
 use tokio::sync::mpsc;
@@ -15,7 +17,7 @@ use tonic::Status;
 use super::follow::follow_links;
 use super::receive::Incoming;
 use super::walk::{ExportRoot, FileRef, walk};
-use super::{FileSyncRequest, Stat, TransferCounter};
+use super::{FileSyncRequest, Packet, Stat, TransferCounter, shown};
 use crate::{Result, SessionError};
 
 /// Bytes in one DATA packet: what the peer's sender uses, and its receiver expects.
@@ -43,8 +45,6 @@ pub enum Owner {
 pub struct SendOptions {
     /// Whose the entries are.
     pub owner: Owner,
-    /// Send `user.*` attributes and file capabilities.
-    pub xattrs: bool,
     /// Give every entry this time.
     pub set_mtime_ns: Option<i64>,
     /// Fail when the receiver neither says nor takes anything for so long.
@@ -55,13 +55,7 @@ pub struct SendOptions {
 
 impl Default for SendOptions {
     fn default() -> Self {
-        Self {
-            owner: Owner::Keep,
-            xattrs: false,
-            set_mtime_ns: None,
-            stall: None,
-            counter: TransferCounter::new(),
-        }
+        Self { owner: Owner::Keep, set_mtime_ns: None, stall: None, counter: TransferCounter::new() }
     }
 }
 
@@ -119,9 +113,9 @@ pub(crate) async fn serve_sender(
 ) -> Result<()> {
     let result = exchange(&mut incoming, &out, call).await;
     let last = match &result {
-        Ok(()) => packet(PacketType::PacketFin, 0, Vec::new()),
+        Ok(()) => packet(PacketType::PacketFin, 0, Bytes::new()),
         Err(SessionError::Remote { .. } | SessionError::Ended { .. }) => return result,
-        Err(err) => packet(PacketType::PacketErr, 0, err.to_string().into_bytes()),
+        Err(err) => packet(PacketType::PacketErr, 0, err.to_string().into()),
     };
     // A receiver that does not take its farewell within the time has failed, or will see the stream end.
     drop(tokio::time::timeout(Duration::from_secs(10), out.send(Ok(vec![last]))).await);
@@ -208,7 +202,7 @@ fn request(shared: &Shared, id: u32) -> Result<()> {
     Ok(())
 }
 
-fn packet(kind: PacketType, id: u32, data: Vec<u8>) -> Packet {
+fn packet(kind: PacketType, id: u32, data: Bytes) -> Packet {
     Packet { r#type: kind as i32, id, data, stat: None }
 }
 
@@ -242,7 +236,7 @@ fn list(
             r#type: PacketType::PacketStat as i32,
             stat: Some(stat),
             id: 0,
-            data: Vec::new(),
+            data: Bytes::new(),
         });
         if batch.len() >= BATCH_PACKETS {
             // Before the entries are on their way: they may be asked for at once.
@@ -253,7 +247,7 @@ fn list(
     };
     walk(trees, &filter, options, &mut emit)?;
     shared.state.lock().files.append(&mut files);
-    batch.push(packet(PacketType::PacketStat, 0, Vec::new()));
+    batch.push(packet(PacketType::PacketStat, 0, Bytes::new()));
     shared.flush(&mut batch, &mut bytes)
 }
 
@@ -310,25 +304,25 @@ fn read_file(
     batch: &mut Vec<Packet>,
     bytes: &mut usize,
 ) -> Result<()> {
-    let mut input = root.open_file_nofollow(&file.path)?.take(file.size);
+    let mut input = root.open_file_nofollow(OsStr::from_bytes(&file.path))?.take(file.size);
     let mut left = file.size;
     while left > 0 {
         let mut data = vec![0; left.min(CHUNK as u64) as usize];
-        let len = fill(&mut input, &mut data).map_err(|err| SessionError::io(file.path.clone(), err))?;
+        let len = fill(&mut input, &mut data).map_err(|err| SessionError::io(shown(&file.path), err))?;
         if len == 0 {
             let received = file.size - left;
-            return Err(SessionError::Short { path: file.path.clone(), announced: file.size, received });
+            return Err(SessionError::Short { path: shown(&file.path), announced: file.size, received });
         }
         data.truncate(len);
         left -= len as u64;
         *bytes += len;
-        batch.push(packet(PacketType::PacketData, id, data));
+        batch.push(packet(PacketType::PacketData, id, data.into()));
         if *bytes >= BATCH_BYTES {
             shared.flush(batch, bytes)?;
         }
     }
     shared.counter.add_file();
-    batch.push(packet(PacketType::PacketData, id, Vec::new()));
+    batch.push(packet(PacketType::PacketData, id, Bytes::new()));
     Ok(())
 }
 

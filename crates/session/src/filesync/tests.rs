@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use rbuild_api::fsutil::types::Packet;
 use rbuild_digest::Hasher;
 use rbuild_sys::Root;
 use tokio::sync::mpsc;
@@ -16,7 +15,7 @@ use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 
 use super::receive::{Say, run};
 use super::send::{SendOptions, SenderCall, batches, serve_sender};
-use super::{ExportRoot, FileSyncRequest, Owner, ReceiveOptions, RecordHasher, Stat, TreeIndex};
+use super::{ExportRoot, FileSyncRequest, Owner, Packet, ReceiveOptions, RecordHasher, Stat, TreeIndex};
 use crate::{Result, mode};
 
 /// A header that says all that matters, like the real one.
@@ -25,7 +24,7 @@ struct TestHasher;
 impl RecordHasher for TestHasher {
     fn start(&self, stat: &Stat) -> Hasher {
         let mut hasher = Hasher::new();
-        hasher.field(format!("{} {} {}", stat.mode, stat.size, stat.linkname));
+        hasher.field(format!("{} {} {:?}", stat.mode, stat.size, stat.linkname));
         hasher
     }
 }
@@ -72,7 +71,7 @@ async fn feed(packets: Vec<Packet>, to: &Path, prev: Option<&TreeIndex>) -> Resu
 }
 
 fn packet(kind: i32, id: u32, data: &[u8], stat: Option<Stat>) -> Packet {
-    Packet { r#type: kind, id, data: data.to_vec(), stat }
+    Packet { r#type: kind, id, data: data.to_vec().into(), stat }
 }
 
 fn listed(stat: Stat) -> Packet {

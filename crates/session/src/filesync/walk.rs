@@ -1,15 +1,15 @@
 //! The list of entries a sender offers.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
-use std::os::unix::ffi::OsStrExt;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use rbuild_patterns::{WalkFilter, Walker};
 use rbuild_sys::{DirEntry, FileKind, Root};
 
 use super::Stat;
 use super::send::{Owner, SendOptions};
-use crate::{Result, SessionError, mode};
+use crate::{Result, mode};
 
 /// A directory to send; with a name it appears as a directory of that name (mode 0755) instead of at the top.
 #[derive(Debug)]
@@ -25,14 +25,14 @@ pub struct ExportRoot {
 pub(super) struct FileRef {
     pub(super) tree: usize,
     /// Relative to the tree's root.
-    pub(super) path: String,
+    pub(super) path: Vec<u8>,
     pub(super) size: u64,
 }
 
 /// Calls `emit` for each entry of `trees` (sorted by name) that passes `filter`, in walk order. Blocking.
 ///
 /// What vanishes while the walk is under way is left out. Sockets are left out.
-/// Errors: [`SessionError::NotUtf8`] for a name that passes the filter and cannot be sent; unreadable directories.
+/// Patterns see names that are not UTF-8 with U+FFFD in place of the odd bytes. Errors: unreadable directories.
 pub(super) fn walk(
     trees: &[ExportRoot],
     filter: &WalkFilter,
@@ -40,7 +40,7 @@ pub(super) fn walk(
     emit: &mut dyn FnMut(Stat, Option<FileRef>) -> Result<()>,
 ) -> Result<()> {
     for (tree, ExportRoot { directory: name, root }) in trees.iter().enumerate() {
-        let prefix = name.as_deref().map_or_else(String::new, |name| format!("{name}/"));
+        let prefix = name.as_deref().map_or_else(Vec::new, |name| format!("{name}/").into_bytes());
         let mut walk =
             Walk { tree, root, prefix, walker: filter.walker(), options, links: HashMap::new(), emit };
         walk.run(name.as_deref())?;
@@ -52,11 +52,11 @@ struct Walk<'a> {
     tree: usize,
     root: &'a Root,
     /// Of every path sent, ending in a slash, or empty.
-    prefix: String,
-    walker: Walker<'a, String>,
+    prefix: Vec<u8>,
+    walker: Walker<'a, Vec<u8>>,
     options: &'a SendOptions,
     /// Files with several names that were sent: path by inode.
-    links: HashMap<(u64, u64), String>,
+    links: HashMap<(u64, u64), Vec<u8>>,
     emit: &'a mut dyn FnMut(Stat, Option<FileRef>) -> Result<()>,
 }
 
@@ -64,22 +64,22 @@ struct Walk<'a> {
 struct Frame {
     dir: Root,
     /// Relative to the tree's root, ending in a slash, or empty.
-    path: String,
+    path: Vec<u8>,
     entries: std::vec::IntoIter<DirEntry>,
 }
 
 impl Walk<'_> {
     fn run(&mut self, name: Option<&str>) -> Result<()> {
         if let Some(name) = name {
-            let seen = self.walker.visit(name, true, String::new());
+            let seen = self.walker.visit(name, true, Vec::new());
             if !seen.emit.is_empty() {
-                self.send_made_up(name)?;
+                self.send_made_up(name.as_bytes())?;
             }
             if !seen.descend {
                 return Ok(());
             }
         }
-        let mut frames = vec![open(self.root.open_dir(".")?, String::new())?];
+        let mut frames = vec![open(self.root.open_dir(".")?, Vec::new())?];
         while let Some(frame) = frames.last_mut() {
             let Some(entry) = frame.entries.next() else {
                 frames.pop();
@@ -97,41 +97,22 @@ impl Walk<'_> {
         if entry.kind == FileKind::Socket {
             return Ok(None);
         }
-        let shown = entry.name.to_string_lossy();
-        let path = format!("{}{shown}", frame.path);
+        let path = join(&frame.path, entry.name.as_bytes());
         let is_dir = entry.kind == FileKind::Dir;
-        let full = format!("{}{path}", self.prefix);
-        let seen = self.walker.visit(&full, is_dir, path.clone());
+        let full = join(&self.prefix, &path);
+        let seen = self.walker.visit(&String::from_utf8_lossy(&full), is_dir, path.clone());
         let passes = seen.emit.last().is_some_and(|last| *last == path);
-        if (passes || seen.descend) && entry.name.to_str().is_none() {
-            if !passes {
-                return Ok(None);
-            }
-            return Err(SessionError::NotUtf8 { name: entry.name.clone() });
-        }
         if passes {
-            let stat = match frame.dir.stat(&entry.name) {
-                Ok(stat) => stat,
-                Err(err) if err.is_not_found() => return Ok(None),
-                Err(err) => return Err(err.into()),
-            };
-            let held = &seen.emit[..seen.emit.len() - 1];
-            for dir in held {
-                if dir.is_empty() {
-                    let name = self.prefix.trim_end_matches('/').to_owned();
-                    self.send_made_up(&name)?;
-                    continue;
-                }
-                let full = format!("{}{dir}", self.prefix);
-                self.send(self.root.stat(dir)?, dir, &full)?;
+            for dir in &seen.emit[..seen.emit.len() - 1] {
+                self.send_held(dir)?;
             }
-            self.send(stat, &path, &full)?;
+            self.send(&frame.dir, &entry.name, &path, full)?;
         }
         if !seen.descend {
             return Ok(None);
         }
         match frame.dir.open_dir_nofollow(&entry.name) {
-            Ok(dir) => open(dir, format!("{path}/")).map(Some),
+            Ok(dir) => open(dir, join(&path, b"/")).map(Some),
             Err(err) if err.is_not_found() || err.is_not_dir() => Ok(None),
             // Only looked into for the sake of what might be below, which nobody asked for by name.
             Err(err) if !passes && err.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
@@ -139,10 +120,21 @@ impl Walk<'_> {
         }
     }
 
+    /// A directory that is sent because something below it is.
+    fn send_held(&mut self, path: &[u8]) -> Result<()> {
+        if let (Some((_, name)), true) = (self.prefix.split_last(), path.is_empty()) {
+            let name = name.to_vec();
+            return self.send_made_up(&name);
+        }
+        let (holder, name) = self.root.parent(OsStr::from_bytes(path))?;
+        let full = join(&self.prefix, path);
+        self.send(&holder, &name, path, full)
+    }
+
     /// The directory that holds a tree.
-    fn send_made_up(&mut self, name: &str) -> Result<()> {
+    fn send_made_up(&mut self, name: &[u8]) -> Result<()> {
         let stat = Stat {
-            path: name.to_owned(),
+            path: name.to_vec(),
             mode: mode::DIR | 0o755,
             mod_time: self.options.set_mtime_ns.unwrap_or(self.root.stat("")?.mtime_ns),
             ..Stat::default()
@@ -150,64 +142,77 @@ impl Walk<'_> {
         (self.emit)(stat, None)
     }
 
-    fn send(&mut self, is: rbuild_sys::Stat, path: &str, full: &str) -> Result<()> {
-        let (uid, gid) = match self.options.owner {
-            Owner::Keep => (is.uid, is.gid),
-            Owner::Set(uid, gid) => (uid, gid),
-        };
-        let mut stat = Stat {
-            path: full.to_owned(),
-            mode: mode::from_unix(is.mode),
-            uid,
-            gid,
-            mod_time: self.options.set_mtime_ns.unwrap_or(is.mtime_ns),
-            ..Stat::default()
+    /// Sends the entry `name` of the open directory `holder`; `path` is below the tree's root, `full` as it is sent.
+    fn send(&mut self, holder: &Root, name: &OsStr, path: &[u8], full: Vec<u8>) -> Result<()> {
+        let is = match holder.stat(name) {
+            Ok(is) => is,
+            Err(err) if err.is_not_found() => return Ok(()),
+            Err(err) => return Err(err.into()),
         };
         if is.kind() == FileKind::Socket {
             return Ok(());
         }
-        if !is.is_dir() {
-            stat.size = is.size as i64;
-        }
+        let mut stat = self.describe(&is, full);
         if is.is_symlink() {
-            let target = self.root.read_link(path)?.into_os_string();
-            stat.linkname = target.into_string().map_err(|name| SessionError::NotUtf8 { name })?;
+            stat.linkname = holder.read_link(name)?.into_os_string().into_vec();
         }
-        if matches!(is.kind(), FileKind::BlockDevice | FileKind::CharDevice) {
-            let (major, minor) = is.device_numbers();
-            (stat.devmajor, stat.devminor) = (major.into(), minor.into());
-        }
-        if self.options.xattrs {
-            stat.xattrs = xattrs(self.root, path)?;
-        }
+        stat.xattrs = xattrs(holder, name)?;
         let mut file = None;
         if is.is_file() {
-            let known = if is.nlink > 1 { self.links.get(&(is.dev, is.ino)) } else { None };
+            let inode = (is.dev, is.ino);
+            let known = if is.nlink > 1 { self.links.get(&inode) } else { None };
             if let Some(first) = known {
                 stat.linkname.clone_from(first);
                 stat.size = 0;
             } else {
-                file = Some(FileRef { tree: self.tree, path: path.to_owned(), size: is.size });
+                file = Some(FileRef { tree: self.tree, path: path.to_vec(), size: is.size });
                 if is.nlink > 1 {
-                    self.links.insert((is.dev, is.ino), full.to_owned());
+                    self.links.insert(inode, stat.path.clone());
                 }
             }
         }
         (self.emit)(stat, file)
     }
+
+    fn describe(&self, is: &rbuild_sys::Stat, path: Vec<u8>) -> Stat {
+        let (uid, gid) = match self.options.owner {
+            Owner::Keep => (is.uid, is.gid),
+            Owner::Set(uid, gid) => (uid, gid),
+        };
+        let (devmajor, devminor) = match is.kind() {
+            FileKind::BlockDevice | FileKind::CharDevice => is.device_numbers(),
+            _ => (0, 0),
+        };
+        Stat {
+            path,
+            mode: mode::from_unix(is.mode),
+            uid,
+            gid,
+            size: if is.is_dir() { 0 } else { is.size as i64 },
+            mod_time: self.options.set_mtime_ns.unwrap_or(is.mtime_ns),
+            devmajor: devmajor.into(),
+            devminor: devminor.into(),
+            ..Stat::default()
+        }
+    }
 }
 
-fn open(dir: Root, path: String) -> Result<Frame> {
+fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    [dir, name].concat()
+}
+
+fn open(dir: Root, path: Vec<u8>) -> Result<Frame> {
     let mut entries = dir.read_dir()?;
     entries.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
     Ok(Frame { dir, path, entries: entries.into_iter() })
 }
 
-fn xattrs(root: &Root, path: &str) -> Result<BTreeMap<String, Vec<u8>>> {
+/// What a receiver takes of the attributes; most files have none.
+fn xattrs(holder: &Root, name: &OsStr) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut found = BTreeMap::new();
-    for name in root.xattr_list(path)? {
-        let Some(key) = name.to_str().filter(|key| super::writer::takes_xattr(key)) else { continue };
-        if let Some(value) = root.xattr_get(path, key)? {
+    for listed in holder.xattr_list(name)? {
+        let Some(key) = listed.to_str().filter(|key| super::writer::takes_xattr(key)) else { continue };
+        if let Some(value) = holder.xattr_get(name, key)? {
             found.insert(key.to_owned(), value);
         }
     }

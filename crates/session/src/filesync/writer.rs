@@ -5,20 +5,23 @@
 //! exclusively. It does not sync: what a crash leaves behind is not named by any index.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::fs::{File, FileTimes};
 use std::io::{Read, Seek, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use rbuild_digest::{Digest, Hasher};
 use rbuild_sys::{Root, SysError};
 use tokio::sync::mpsc;
 
 use super::order::parent;
-use super::{RecordHasher, Stat};
+use super::{RecordHasher, Stat, shown};
 use crate::{Result, SessionError, mode};
 
 /// Directories kept open to save path walks.
@@ -34,19 +37,19 @@ pub(super) enum Job {
     /// Take away everything in the root.
     Clear,
     /// Take away what is at a path, with all below.
-    Remove(String),
+    Remove(Vec<u8>),
     /// Make a directory, symlink, device or pipe, or bring the directory that is there up to date.
     Make { entry: u32, stat: Box<Stat> },
     /// A whole regular file.
-    File { entry: u32, stat: Box<Stat>, content: Vec<Vec<u8>> },
+    File { entry: u32, stat: Box<Stat>, content: Vec<Bytes> },
     /// A regular file whose content comes in pieces.
     Open { entry: u32, stat: Box<Stat> },
     /// A piece of it.
-    Data { entry: u32, bytes: Vec<u8> },
+    Data { entry: u32, bytes: Bytes },
     /// Its end; `size` is what has come.
     Close { entry: u32, size: u64 },
     /// A further name for a file.
-    Link { path: String, target: String },
+    Link { path: Vec<u8>, target: Vec<u8> },
     /// Final mode and time of a directory whose content is complete.
     Finish { stat: Box<Stat> },
 }
@@ -60,7 +63,7 @@ pub(super) struct Writer {
     owner: Option<(u32, u32)>,
     /// Set when the transfer was given up: orders that still wait are not carried out.
     stopped: Arc<AtomicBool>,
-    dirs: HashMap<String, Root>,
+    dirs: HashMap<Vec<u8>, Root>,
     open: HashMap<u32, OpenFile>,
     digests: Digests,
 }
@@ -175,7 +178,7 @@ impl Writer {
         Ok(hasher.finish())
     }
 
-    fn remove(&mut self, path: &str) -> Result<()> {
+    fn remove(&mut self, path: &[u8]) -> Result<()> {
         let (dir, name) = self.holder(path)?;
         match dir.unlink(name) {
             Ok(()) => Ok(()),
@@ -189,15 +192,15 @@ impl Writer {
     }
 
     /// The directory that holds `path`, open, and the last name.
-    fn holder<'p>(&mut self, path: &'p str) -> Result<(&Root, &'p str)> {
-        let Some(dir) = parent(path) else { return Ok((&self.root, path)) };
-        let name = &path[dir.len() + 1..];
+    fn holder<'p>(&mut self, path: &'p [u8]) -> Result<(&Root, &'p Path)> {
+        let Some(dir) = parent(path) else { return Ok((&self.root, native(path))) };
+        let name = native(&path[dir.len() + 1..]);
         if !self.dirs.contains_key(dir) {
             if self.dirs.len() >= OPEN_DIRS {
                 self.dirs.clear();
             }
-            let opened = self.root.open_dir_nofollow(dir)?;
-            self.dirs.insert(dir.to_owned(), opened);
+            let opened = self.root.open_dir_nofollow(native(dir))?;
+            self.dirs.insert(dir.to_vec(), opened);
         }
         Ok((&self.dirs[dir], name))
     }
@@ -256,14 +259,14 @@ impl Writer {
     fn make_new(&mut self, stat: &Stat) -> Result<()> {
         let owner = self.owner_of(stat);
         let unix = mode::to_unix(stat.mode)
-            .ok_or_else(|| SessionError::violation("unknown file type", stat.path.as_str()))?;
+            .ok_or_else(|| SessionError::violation("unknown file type", shown(&stat.path)))?;
         let (dir, name) = self.holder(&stat.path)?;
         if mode::is_dir(stat.mode) {
             dir.mkdir(name, (unix & 0o777) | WORK_BITS)?;
             return self.enter_dir(stat);
         }
         if mode::is_symlink(stat.mode) {
-            dir.symlink(&stat.linkname, name)?;
+            dir.symlink(native(&stat.linkname), name)?;
         } else {
             let device = rbuild_sys::makedev(stat.devmajor as u32, stat.devminor as u32);
             dir.mknod(name, unix, device)?;
@@ -302,13 +305,13 @@ impl Writer {
         Ok(dir.utimes(name, stat.mod_time)?)
     }
 
-    fn link(&mut self, path: &str, target: &str) -> Result<()> {
+    fn link(&mut self, path: &[u8], target: &[u8]) -> Result<()> {
         // The parents of both are directories of the list, made or checked in this transfer; the target's last name is
         // not followed.
-        match self.root.hard_link(target, path) {
+        match self.root.hard_link(native(target), native(path)) {
             Err(err) if err.is_exists() => {
                 self.remove(path)?;
-                Ok(self.root.hard_link(target, path)?)
+                Ok(self.root.hard_link(native(target), native(path))?)
             }
             other => Ok(other?),
         }
@@ -321,14 +324,20 @@ pub(super) fn takes_xattr(key: &str) -> bool {
     key == "security.capability" || (key.starts_with("user.") && !key.starts_with("user.overlay."))
 }
 
-fn set_xattrs(dir: &Root, name: &str, xattrs: &BTreeMap<String, Vec<u8>>) -> Result<()> {
+fn set_xattrs(dir: &Root, name: &Path, xattrs: &BTreeMap<String, Vec<u8>>) -> Result<()> {
     for (key, value) in xattrs {
-        dir.xattr_set(name, key, value)?;
+        match dir.xattr_set(name, key, value) {
+            // Not on this file system, not on this kind of file, or not for this user: the content is whole without.
+            Err(err) if err.is_unsupported() || err.kind() == std::io::ErrorKind::PermissionDenied => {
+                tracing::debug!(path = %name.display(), key, error = %err, "attribute not set");
+            }
+            other => other?,
+        }
     }
     Ok(())
 }
 
-fn chown(dir: &Root, name: &str, owner: (u32, u32)) -> Result<()> {
+fn chown(dir: &Root, name: &Path, owner: (u32, u32)) -> Result<()> {
     let is = dir.stat(name)?;
     if (is.uid, is.gid) != owner {
         dir.chown(name, owner.0, owner.1)?;
@@ -338,7 +347,12 @@ fn chown(dir: &Root, name: &str, owner: (u32, u32)) -> Result<()> {
 
 fn wrong(stat: &Stat, err: std::io::Error) -> SessionError {
     let errno = err.raw_os_error().unwrap_or(0);
-    SysError::new("write", Path::new(&stat.path), errno).into()
+    SysError::new("write", native(&stat.path), errno).into()
+}
+
+/// Bytes as the file system takes them.
+fn native(path: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(path))
 }
 
 fn system_time(ns: i64) -> SystemTime {

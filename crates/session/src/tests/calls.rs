@@ -46,7 +46,8 @@ async fn root_a_context_is_fetched_and_no_other_directory() {
     let mut world = World::new();
     let session = world.session(ClientSession::builder().dirs(dirs).build()).await;
     let index = fetch(&session, "context", to.path()).await.unwrap();
-    let paths: Vec<_> = index.entries().iter().map(|entry| entry.stat.path.as_str()).collect();
+    let paths: Vec<_> =
+        index.entries().iter().map(|entry| std::str::from_utf8(&entry.stat.path).unwrap()).collect();
     assert_eq!(paths, ["a", "a/b", "big"]);
     assert_eq!(std::fs::read(to.path().join("big")).unwrap().len(), 5_000_000);
     for name in ["", "..", "/etc", "dockerfile"] {

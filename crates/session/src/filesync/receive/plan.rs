@@ -4,7 +4,7 @@ use rbuild_digest::Digest;
 
 use super::super::order::{OrderCheck, is_below, parent};
 use super::super::writer::{Digests, Job, takes_xattr};
-use super::super::{Entry, Limits, ReceiveOptions, Stat, TreeIndex, compare_paths};
+use super::super::{Entry, Limits, ReceiveOptions, Stat, TreeIndex, compare_paths, shown};
 use crate::{Result, SessionError, mode};
 
 /// Linux device numbers: 12 bits of major, 20 of minor.
@@ -60,12 +60,12 @@ impl<'a> Plan<'a> {
     }
 
     /// The last path of the list so far.
-    pub(super) fn last(&self) -> &str {
-        self.order.last()
+    pub(super) fn last(&self) -> String {
+        shown(self.order.last())
     }
 
-    pub(super) fn path(&self, id: u32) -> &str {
-        &self.entries[id as usize].stat.path
+    pub(super) fn path(&self, id: u32) -> String {
+        shown(&self.entries[id as usize].stat.path)
     }
 
     pub(super) fn size(&self, id: u32) -> u64 {
@@ -123,8 +123,7 @@ impl<'a> Plan<'a> {
     }
 
     fn check(&mut self, stat: &Stat) -> Result<()> {
-        let wrong =
-            |what| Err(SessionError::violation(what, stat.path.chars().take(200).collect::<String>()));
+        let wrong = |what| Err(SessionError::violation(what, shown(&stat.path)));
         if self.entries.len() >= self.limits.max_entries as usize {
             return Err(SessionError::Limit { what: "entries", limit: self.limits.max_entries.into() });
         }
@@ -139,7 +138,7 @@ impl<'a> Plan<'a> {
         if stat.size < 0 {
             return wrong("negative size");
         }
-        if mode::is_symlink(stat.mode) && (stat.linkname.is_empty() || stat.linkname.contains('\0')) {
+        if mode::is_symlink(stat.mode) && (stat.linkname.is_empty() || stat.linkname.contains(&0)) {
             return wrong("symlink without a usable target");
         }
         if stat.mode & mode::DEVICE != 0 {
@@ -154,7 +153,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Orders the removal of what the earlier list had before `path` and this one has not.
-    fn pass_vanished(&mut self, path: &str, jobs: &mut Vec<Job>) {
+    fn pass_vanished(&mut self, path: &[u8], jobs: &mut Vec<Job>) {
         while let Some(entry) = self.prev.get(self.cursor) {
             if compare_paths(&entry.stat.path, path).is_ge() {
                 return;
@@ -173,7 +172,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Moves the cursor behind the entry `path` and all below it.
-    fn skip_below(&mut self, path: &str) {
+    fn skip_below(&mut self, path: &[u8]) {
         if self.prev.get(self.cursor).is_some_and(|entry| entry.stat.path == path) {
             self.cursor += 1;
         }
@@ -200,7 +199,7 @@ impl<'a> Plan<'a> {
         if stat.linkname.is_empty() || mode::is_symlink(stat.mode) {
             return Ok(None);
         }
-        let wrong = |what| Err(SessionError::violation(what, stat.path.as_str()));
+        let wrong = |what| Err(SessionError::violation(what, shown(&stat.path)));
         let Some(target) = self.find(&stat.linkname) else {
             return wrong("hard link to a file that was not listed before");
         };
@@ -211,7 +210,7 @@ impl<'a> Plan<'a> {
         Ok(Some(target))
     }
 
-    fn find(&self, path: &str) -> Option<u32> {
+    fn find(&self, path: &[u8]) -> Option<u32> {
         let found = self.entries.binary_search_by(|planned| compare_paths(&planned.stat.path, path));
         found.ok().map(|at| at as u32)
     }

@@ -3,8 +3,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::Instant;
 
 use super::*;
-use crate::SessionError;
-use crate::filesync::TransferCounter;
+use crate::filesync::{TransferCounter, shown};
 
 /// Everything that is to arrive, as text.
 fn describe(root: &Path) -> Vec<String> {
@@ -141,7 +140,7 @@ async fn root_patterns_decide_what_is_sent() {
         let to = tempfile::tempdir().unwrap();
         let index =
             sync(from.path(), to.path(), None, request.clone(), &ReceiveOptions::default()).await.unwrap();
-        let paths: Vec<&str> = index.entries().iter().map(|entry| entry.stat.path.as_str()).collect();
+        let paths: Vec<_> = index.entries().iter().map(|entry| shown(&entry.stat.path)).collect();
         assert_eq!(paths, expected, "{request:?}");
     }
 }
@@ -167,14 +166,29 @@ async fn root_merging_keeps_what_is_there_and_replaces_links() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_not_utf8_is_an_error_that_shows_it() {
+async fn root_any_name_and_attribute_arrives_unchanged() {
+    use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    fs::write(from.path().join(std::ffi::OsStr::from_bytes(b"bad\xff")), "").unwrap();
-    let err = sync_all(from.path(), to.path(), None).await.unwrap_err();
-    assert!(matches!(&err, SessionError::Remote { text, .. } if text.contains("bad\\xFF")), "{err}");
-    let exclude = FileSyncRequest { exclude: vec!["bad*".into()], ..FileSyncRequest::default() };
-    sync(from.path(), to.path(), None, exclude, &ReceiveOptions::default()).await.unwrap();
+    let odd = OsStr::from_bytes(b"odd\xff\nname");
+    fs::create_dir(from.path().join(odd)).unwrap();
+    fs::write(from.path().join(odd).join(odd), "x").unwrap();
+    symlink(OsStr::from_bytes(b"\xfe"), from.path().join("link")).unwrap();
+    let source = Root::open(from.path()).unwrap();
+    source.xattr_set(odd, "user.note", b"\0\xff").unwrap();
+    let index = sync_all(from.path(), to.path(), None).await.unwrap();
+    assert_eq!(describe(from.path()), describe(to.path()));
+    assert!(index.get(b"odd\xff\nname/odd\xff\nname").is_some());
+    let copy = Root::open(to.path()).unwrap();
+    assert_eq!(copy.xattr_get(odd, "user.note").unwrap().unwrap(), b"\0\xff");
+    let again = sync_all(from.path(), to.path(), Some(&index)).await.unwrap();
+    assert_eq!(again, index);
+    source.xattr_remove(odd, "user.note").unwrap();
+    sync_all(from.path(), to.path(), Some(&index)).await.unwrap();
+    assert_eq!(copy.xattr_get(odd, "user.note").unwrap(), None);
+    let exclude = FileSyncRequest { exclude: vec!["odd*".into()], ..FileSyncRequest::default() };
+    let index = sync(from.path(), to.path(), None, exclude, &ReceiveOptions::default()).await.unwrap();
+    assert_eq!(index.len(), 1);
 }
 
 #[tokio::test]
