@@ -23,7 +23,7 @@ pub(crate) struct MountSpec {
     pub(crate) readonly: Option<bool>,
     pub(crate) size: Option<i64>,
     pub(crate) id: Option<String>,
-    pub(crate) sharing: Sharing,
+    pub(crate) sharing: Option<Sharing>,
     pub(crate) required: bool,
     pub(crate) env: Option<String>,
     pub(crate) mode: Option<u32>,
@@ -141,7 +141,7 @@ pub(crate) fn mount_source(written: &str) -> MountSource {
         }
     }
     match (kind.as_str(), from) {
-        ("bind" | "cache", Some(name)) => MountSource::Named(name),
+        (_, Some(name)) => MountSource::Named(name),
         ("bind", None) => MountSource::Context,
         _ => MountSource::Empty,
     }
@@ -153,6 +153,9 @@ impl MountSpec {
         written: &str,
         expand: &mut dyn FnMut(&str) -> Result<String, String>,
     ) -> Result<Self, String> {
+        if written.is_empty() {
+            return Err("failed to parse csv mounts: EOF".to_owned());
+        }
         let mut mount = Self::default();
         for field in csv_fields(written)? {
             let (key, value) = key_value(&field);
@@ -213,7 +216,7 @@ impl MountSpec {
             }
             "id" => self.id = Some(value.to_owned()),
             "sharing" => {
-                self.sharing = match value.to_lowercase().as_str() {
+                let sharing = match value.to_lowercase().as_str() {
                     "shared" => Sharing::Shared,
                     "private" => Sharing::Private,
                     "locked" => Sharing::Locked,
@@ -221,7 +224,8 @@ impl MountSpec {
                         let hint = suggest::hint(other, ["private", "shared", "locked"], true);
                         return Err(format!("unsupported sharing value {}{hint}", crate::text::quote(other)));
                     }
-                }
+                };
+                self.sharing = Some(sharing);
             }
             "mode" => self.mode = Some(u32::from_str_radix(value, 8).map_err(|_| number("mode", value))?),
             "uid" => self.uid = Some(value.parse().map_err(|_| number("uid", value))?),
@@ -236,12 +240,26 @@ impl MountSpec {
     }
 
     fn check(&self) -> Result<(), String> {
-        let caches = self.kind == MountType::Cache;
-        if self.sharing != Sharing::Shared && !caches {
-            return Err(format!("invalid cache sharing set for {} mount", self.kind.name()));
+        let name = self.kind.name();
+        match self.kind {
+            MountType::Bind | MountType::Tmpfs => {
+                let given =
+                    [("mode", self.mode.is_some()), ("uid", self.uid.is_some()), ("gid", self.gid.is_some())];
+                if let Some((key, _)) = given.iter().find(|(_, given)| *given) {
+                    return Err(format!("{key} not allowed for \"{name}\" type mounts"));
+                }
+            }
+            MountType::Secret if self.from.is_some() => {
+                return Err("secret mount should not have a from".to_owned());
+            }
+            MountType::Secret if self.sharing.is_some() => {
+                return Err("secret mount should not define sharing".to_owned());
+            }
+            MountType::Ssh if self.source.is_some() => return Err("ssh does not support source".to_owned()),
+            _ => {}
         }
-        if self.env.is_some() && self.kind != MountType::Secret {
-            return Err(format!("unexpected key 'env' for mount type '{}'", self.kind.name()));
+        if self.sharing.is_some() && self.kind != MountType::Cache {
+            return Err(format!("invalid cache sharing set for {name} mount"));
         }
         Ok(())
     }

@@ -80,13 +80,8 @@ fn offline_context() -> BuildContext {
 }
 
 fn offline_image(missing: &Missing) -> BaseImage {
-    let platform = Platform::new("linux", "amd64");
-    let mut config = ImageConfig::new(platform.clone());
+    let mut config = ImageConfig::new(Platform::new("linux", "amd64"));
     config.config.env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()];
     config.rootfs.kind.clear();
-    BaseImage {
-        config: Some(config),
-        files: BaseFiles::Image(missing.name.clone()),
-        platform: Some(platform),
-    }
+    BaseImage { config: Some(config), files: BaseFiles::Image(missing.name.clone()) }
 }

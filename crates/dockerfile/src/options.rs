@@ -15,6 +15,8 @@ pub struct CompileOptions {
     pub target: String,
     /// What the result should run on.
     pub target_platform: Platform,
+    /// The platform was asked for: the image is for it, whatever its base says.
+    pub platform_given: bool,
     /// What steps run on unless the file says otherwise.
     pub build_platform: Platform,
     /// Names of steps begin with their platform.
@@ -62,6 +64,7 @@ impl Default for CompileOptions {
             labels: BTreeMap::new(),
             target: String::new(),
             target_platform: Platform::new("linux", "amd64"),
+            platform_given: false,
             build_platform: Platform::new("linux", "amd64"),
             show_platforms: false,
             cache_namespace: String::new(),

@@ -2,6 +2,8 @@
 //! what is recorded there. The records were made by running upstream's frontend as a black box against the
 //! same fake daemon.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that panics has failed")]
+
 mod fake;
 
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
 use rbuild_frontend::{BuildError, ImageQuery};
-use rbuild_oci::{ImageConfig, ImageRef, Platform};
+use rbuild_oci::{ImageConfig, ImageRef};
 
 use super::Shared;
 use crate::CompileOptions;
@@ -31,7 +31,7 @@ impl Shared {
             .tag_or_latest()
             .with_digest(meta.digest)
             .to_string();
-        Ok(BaseImage { platform: platform_of(&config), config: Some(config), files: BaseFiles::Image(name) })
+        Ok(BaseImage { config: Some(config), files: BaseFiles::Image(name) })
     }
 
     /// A name that is almost a stage's was probably meant to be it.
@@ -60,12 +60,6 @@ pub(super) fn parse_config(bytes: &[u8], name: &str) -> Result<ImageConfig, Buil
     config.extra.clear();
     config.config.extra.clear();
     Ok(config)
-}
-
-/// The platform that an image says it is for.
-pub(super) fn platform_of(config: &ImageConfig) -> Option<Platform> {
-    let platform = &config.platform;
-    (!platform.os.is_empty() && !platform.architecture.is_empty()).then(|| platform.clone())
 }
 
 #[derive(serde::Deserialize)]

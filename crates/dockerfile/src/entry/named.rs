@@ -3,7 +3,7 @@ use rbuild_llb::{Constraints, ImageOptions, ImageResolveMode, OciLayoutOptions, 
 use rbuild_oci::ImageRef;
 
 use super::Shared;
-use super::images::{parse_config, platform_of};
+use super::images::parse_config;
 use super::load::state_of;
 use super::request::NamedContext;
 use crate::CompileOptions;
@@ -68,11 +68,7 @@ impl Shared {
             ImageRef::parse(&meta.reference).map_err(|error| BuildError::invalid(error.to_string()))?;
         let pinned = pinned.tag_or_latest().with_digest(meta.digest).to_string();
         let state = State::image(&pinned, image_options).map_err(|e| BuildError::invalid(e.to_string()))?;
-        Ok(BaseImage {
-            platform: platform_of(&config),
-            config: Some(config),
-            files: BaseFiles::State(Box::new(state)),
-        })
+        Ok(BaseImage { config: Some(config), files: BaseFiles::State(Box::new(state)) })
     }
 
     async fn layout_context(
@@ -114,11 +110,7 @@ impl Shared {
             ..OciLayoutOptions::default()
         };
         let state = State::oci_layout(&reference, options);
-        Ok(BaseImage {
-            platform: platform_of(&config),
-            config: Some(config),
-            files: BaseFiles::State(Box::new(state)),
-        })
+        Ok(BaseImage { config: Some(config), files: BaseFiles::State(Box::new(state)) })
     }
 
     async fn local_context(&self, context: &NamedContext, local: &str) -> Result<BaseImage, BuildError> {
@@ -134,7 +126,7 @@ impl Shared {
             step: format!("[context {}] load from client", context.name),
             excludes,
         };
-        Ok(BaseImage { config: None, files: BaseFiles::Local(Box::new(files)), platform: None })
+        Ok(BaseImage { config: None, files: BaseFiles::Local(Box::new(files)) })
     }
 
     fn input_context(&self, context: &NamedContext, input: &str) -> Result<BaseImage, BuildError> {
@@ -145,8 +137,7 @@ impl Shared {
             Some(metadata) => input_config(metadata, input)?,
             None => None,
         };
-        let platform = config.as_ref().and_then(platform_of);
-        Ok(BaseImage { config, files: BaseFiles::State(Box::new(state_of(definition)?)), platform })
+        Ok(BaseImage { config, files: BaseFiles::State(Box::new(state_of(definition)?)) })
     }
 }
 

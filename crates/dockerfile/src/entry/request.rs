@@ -69,6 +69,7 @@ impl BuildRequest {
         let multi_platform = unique.len() > 1 || multi_requested(&options)?;
         let platforms = unique.into_iter().map(|target_platform| CompileOptions {
             target_platform,
+            platform_given: !get(&options, "platform").is_empty(),
             show_platforms: multi_platform,
             ..base.clone()
         });
@@ -140,15 +141,14 @@ fn target_platform(text: &str) -> Result<Platform, BuildError> {
 }
 
 fn multi_requested(options: &Options) -> Result<bool, BuildError> {
-    let given = ["build-arg:BUILDKIT_MULTI_PLATFORM", "multi-platform"];
-    for value in given.iter().map(|name| get(options, name)).filter(|value| !value.is_empty()) {
-        return match value.to_ascii_lowercase().as_str() {
-            "1" | "t" | "true" => Ok(true),
-            "0" | "f" | "false" => Ok(false),
-            _ => Err(BuildError::invalid(format!("invalid boolean value for multi-platform: {value}"))),
-        };
+    let names = ["build-arg:BUILDKIT_MULTI_PLATFORM", "multi-platform"];
+    let given = names.iter().map(|name| get(options, name)).find(|value| !value.is_empty());
+    let Some(value) = given else { return Ok(false) };
+    match value.to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" => Ok(true),
+        "0" | "f" | "false" => Ok(false),
+        _ => Err(BuildError::invalid(format!("invalid boolean value for multi-platform: {value}"))),
     }
-    Ok(false)
 }
 
 fn compile_options(options: &Options, daemon: &[Platform]) -> Result<CompileOptions, BuildError> {
@@ -170,6 +170,7 @@ fn compile_options(options: &Options, daemon: &[Platform]) -> Result<CompileOpti
         labels: prefixed(options, "label:"),
         target: get(options, "target").to_owned(),
         target_platform: native.clone(),
+        platform_given: false,
         build_platform: native,
         show_platforms: false,
         cache_namespace: build_args.get("BUILDKIT_CACHE_MOUNT_NS").cloned().unwrap_or_default(),

@@ -141,7 +141,7 @@ impl StageLowering<'_, '_> {
         }
         // It is cheap and never ignores the cache.
         let constraints = Constraints::default()
-            .custom_name(self.step_name(step))
+            .custom_name(self.step_name(step, ""))
             .location(self.cx.source.location(step.instruction.lines));
         self.built.image.config.working_dir.clone_from(&dir);
         self.built.state = self.built.state.clone().dir(&dir);

@@ -18,14 +18,16 @@ struct Expanded {
     chown: String,
     chmod: String,
     link: bool,
+    excludes: Vec<String>,
 }
 
 impl StageLowering<'_, '_> {
     pub(super) fn copy(&mut self, step: &Step, copy: &CopyCommand, add: bool) -> Result<(), CompileError> {
-        let name = self.step_name(step);
+        self.check_from(step, copy)?;
+        let name = self.step_name(step, "");
         let expanded = self.expand_copy(copy)?;
         let mut actions = FileActions::new();
-        if !copy.checksum.is_empty() && expanded.sources.len() + copy.inline.len() != 1 {
+        if !copy.checksum.is_empty() && expanded.sources.len() != 1 {
             return Err(CompileError::new("checksum can't be specified for multiple sources"));
         }
         for source in &expanded.sources {
@@ -44,6 +46,22 @@ impl StageLowering<'_, '_> {
         Ok(())
     }
 
+    /// A stage named by its number must stand above; one named by its name may stand below.
+    fn check_from(&self, step: &Step, copy: &CopyCommand) -> Result<(), CompileError> {
+        let Some(number) = copy.from.as_deref().filter(|from| from.bytes().all(|b| b.is_ascii_digit()))
+        else {
+            return Ok(());
+        };
+        match step.from.first() {
+            Some(From::Stage(id)) if *id > self.id => Err(CompileError::new(format!(
+                "cannot copy from stage {}, it needs to be defined before current stage {}",
+                crate::text::quote(number),
+                crate::text::quote(&self.stage.shown)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     fn expand_copy(&self, copy: &CopyCommand) -> Result<Expanded, CompileError> {
         let sources = copy.sources.iter().map(|source| self.expand(source));
         let sources = sources.collect::<Result<Vec<_>, _>>()?;
@@ -57,6 +75,7 @@ impl StageLowering<'_, '_> {
             written,
             owner: (!chown.is_empty()).then(|| Chown::parse(&chown)),
             // Upstream does not link what changes modes: a symbolic one depends on what is below.
+            excludes: copy.excludes.clone(),
             link: copy.link && chmod.is_empty(),
             mode,
             chown,
@@ -86,7 +105,6 @@ impl StageLowering<'_, '_> {
             attempt_unpack: add && copy.unpack.unwrap_or(true),
             allow_wildcard: true,
             allow_empty_wildcard: true,
-            exclude_patterns: copy.excludes.clone(),
             ..expanded_action(expanded)
         };
         if copy.parents {
@@ -162,6 +180,7 @@ fn expanded_action(expanded: &Expanded) -> CopyAction {
         owner: expanded.owner.clone(),
         mode: expanded.mode.clone(),
         create_dest_path: true,
+        exclude_patterns: expanded.excludes.clone(),
         ..CopyAction::default()
     }
 }

@@ -11,7 +11,7 @@ impl Lowering<'_> {
     /// What a stage starts from, and whether that is a step of it.
     pub(super) fn base(&mut self, stage: &Stage, place: &str) -> Result<(Built, bool), CompileError> {
         match &stage.base {
-            Base::Scratch => Ok((self.scratch(&stage.platform), false)),
+            Base::Scratch => Ok((self.scratch(&self.options.target_platform), false)),
             Base::Stage(id) => Ok((self.on_stage(*id)?, false)),
             Base::Resolved(image) => self.on_image(stage, image, place),
             Base::Image(name) | Base::Context(name) => {
@@ -25,7 +25,15 @@ impl Lowering<'_> {
         image.config.env = vec![format!("PATH={DEFAULT_PATH}")];
         image.config.working_dir = "/".to_owned();
         let state = State::scratch().platform(platform.clone()).add_env("PATH", DEFAULT_PATH);
-        Built { state, image, base: None, platform: platform.clone(), cmd_set: false, args: Vec::new() }
+        Built {
+            state,
+            image,
+            base: None,
+            platform: platform.clone(),
+            from_scratch: true,
+            cmd_set: false,
+            args: Vec::new(),
+        }
     }
 
     fn on_stage(&self, id: usize) -> Result<Built, CompileError> {
@@ -33,7 +41,7 @@ impl Lowering<'_> {
         let mut built = base.clone();
         built.image.config.on_build.clear();
         built.cmd_set = false;
-        // `--platform` of a stage upon a stage changes what its `--from` images are, not the stage.
+        // `--platform` of a stage upon a stage changes nothing.
         // ARGs of the base stay, unless the image has a variable of the same name.
         built.state = with_config(built.state, &built.image).platform(built.platform.clone());
         Ok(built)
@@ -41,7 +49,7 @@ impl Lowering<'_> {
 
     fn on_image(&self, stage: &Stage, base: &BaseImage, place: &str) -> Result<(Built, bool), CompileError> {
         let mut image = base.config.clone().unwrap_or_else(|| {
-            let mut image = ImageConfig::new(stage.platform.clone());
+            let mut image = ImageConfig::new(self.options.target_platform.clone());
             image.config.env = vec![format!("PATH={DEFAULT_PATH}")];
             image.config.working_dir = "/".to_owned();
             image
@@ -59,13 +67,18 @@ impl Lowering<'_> {
         };
         image.config.on_build.clear();
         image.created = None;
-        // Written in its usual spelling, whatever the base says.
-        image.platform = stage.platform.clone();
+        // In its usual spelling; what was asked for wins over what the base says.
+        image.platform = image.platform.normalize();
+        if self.options.platform_given || original.platform.architecture.is_empty() {
+            image.platform = self.options.target_platform.clone();
+        }
         let state = with_config(state, &image).platform(stage.platform.clone());
         let is_step = matches!(base.files, BaseFiles::Image(_)) && !empty && !stage.implicit;
         let platform = stage.platform.clone();
         let base = Some(original);
-        Ok((Built { state, image, base, platform, cmd_set: false, args: Vec::new() }, is_step))
+        let built =
+            Built { state, image, base, platform, from_scratch: empty, cmd_set: false, args: Vec::new() };
+        Ok((built, is_step))
     }
 
     fn image(&self, stage: &Stage, name: &str, place: &str) -> Result<State, CompileError> {

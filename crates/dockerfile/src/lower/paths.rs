@@ -37,15 +37,12 @@ pub(super) fn clean(path: &str) -> String {
 pub(super) fn below(dir: &str, path: &str) -> String {
     let mut result =
         if path.starts_with('/') { clean_rooted(path) } else { clean_rooted(&format!("{dir}/{path}")) };
-    if path.is_empty() {
-        return result;
-    }
     if path.ends_with("/.") {
         if !result.ends_with('/') {
             result.push('/');
         }
         result.push('.');
-    } else if (path.ends_with('/') || path == ".") && !result.ends_with('/') {
+    } else if (path.is_empty() || path.ends_with('/') || path == ".") && !result.ends_with('/') {
         result.push('/');
     }
     result
@@ -72,7 +69,7 @@ mod tests {
         assert_eq!(below("/w", "./"), "/w/");
         assert_eq!(below("/w", "a"), "/w/a");
         assert_eq!(below("/w", "/e/."), "/e/.");
-        assert_eq!(below("/w", ""), "/w");
+        assert_eq!(below("/w", ""), "/w/");
         assert_eq!(below("/", "/"), "/");
         assert_eq!(base("/a/b/"), "b");
         assert_eq!(base("/"), "/");

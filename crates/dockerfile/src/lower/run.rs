@@ -27,7 +27,7 @@ impl StageLowering<'_, '_> {
         if args.is_empty() {
             return Err(CompileError::new("RUN requires a command: its JSON array is empty"));
         }
-        let shown = self.step_name(step) + &summary(run);
+        let shown = self.step_name(step, &summary(run));
         let constraints = with_command(self.constraints(step, shown), &step.instruction.original);
         let mut options =
             ExecOptions { args: args.clone(), proxy_env: self.proxy(), ..ExecOptions::default() };
@@ -102,10 +102,16 @@ impl StageLowering<'_, '_> {
                 MountType::Ssh => options.ssh.push(ssh(&mount)),
                 MountType::Tmpfs => {
                     let target = self.target(&mount)?;
-                    // Upstream takes its missing source for all of the context; so equal files give equal LLB.
-                    self.cx.files(From::Context, &["/"])?;
+                    let source = selector(&mount);
+                    if mount.from.is_none() {
+                        // Upstream takes its source for one in the context; so equal files give equal LLB.
+                        self.cx.files(From::Context, &[&source])?;
+                    }
                     let size_bytes = mount.size.unwrap_or(0);
-                    options.mounts.push(MountOptions::new(target, Attached::Tmpfs { size_bytes }));
+                    let mut tmpfs = MountOptions::new(target, Attached::Tmpfs { size_bytes });
+                    tmpfs.selector = source;
+                    tmpfs.readonly = mount.readonly.unwrap_or(false);
+                    options.mounts.push(tmpfs);
                 }
                 MountType::Bind | MountType::Cache => {
                     let mounted = self.file_mount(&mount, *from)?;
@@ -120,8 +126,6 @@ impl StageLowering<'_, '_> {
         let written = mount.target.as_deref().unwrap_or_default();
         let target = if written.starts_with('/') {
             written.to_owned()
-        } else if written.is_empty() {
-            "/".to_owned()
         } else {
             paths::clean_rooted(&format!("{}/{written}", self.built.state.get_dir()))
         };
@@ -133,19 +137,19 @@ impl StageLowering<'_, '_> {
 
     fn file_mount(&mut self, mount: &MountSpec, from: From) -> Result<MountOptions, CompileError> {
         let target = self.target(mount)?;
-        let source = mount.source.as_deref().map(paths::clean_rooted).unwrap_or_default();
-        let state = self.cx.files(from, &[&source])?;
-        let mut selector = if source == "/" { String::new() } else { source };
+        let mut selector = selector(mount);
+        let state = self.cx.files(from, &[&selector])?;
         let attached = if mount.kind == MountType::Cache {
             let mut from = state;
-            if mount.from.is_none() && (mount.mode.is_some() || mount.uid.is_some() || mount.gid.is_some()) {
+            let owned = mount.mode.is_some() || mount.uid.is_some() || mount.gid.is_some();
+            if from.is_scratch() && selector.is_empty() && owned {
                 from = cache_directory(mount);
                 selector = "/cache".to_owned();
             }
             let given = mount.id.clone().filter(|id| !id.is_empty());
             let id = given.unwrap_or_else(|| paths::clean(mount.target.as_deref().unwrap_or_default()));
             let id = format!("{}/{id}", self.cx.options.cache_namespace);
-            Attached::Cache { from, id, sharing: sharing(mount.sharing) }
+            Attached::Cache { from, id, sharing: sharing(mount.sharing.unwrap_or_default()) }
         } else {
             Attached::Bind(state)
         };
@@ -155,6 +159,14 @@ impl StageLowering<'_, '_> {
         options.readonly = mount.readonly.unwrap_or(bind);
         options.no_output = bind && !options.readonly;
         Ok(options)
+    }
+}
+
+/// The path of a mount within its source; nothing for all of it.
+fn selector(mount: &MountSpec) -> String {
+    match mount.source.as_deref().map(paths::clean_rooted) {
+        Some(path) if path != "/" => path,
+        _ => String::new(),
     }
 }
 
@@ -180,7 +192,11 @@ fn cache_directory(mount: &MountSpec) -> State {
 
 fn secret(mount: &MountSpec) -> Result<SecretOptions, CompileError> {
     let target = mount.target.clone().filter(|target| !target.is_empty());
-    let id = match mount.id.clone().filter(|id| !id.is_empty()) {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    if given(&mount.id).is_some() && given(&mount.source).is_some() {
+        return Err(CompileError::new("both source and id can't be set"));
+    }
+    let id = match given(&mount.id).or_else(|| given(&mount.source)) {
         Some(id) => id,
         None => match &target {
             Some(target) => paths::base(target).to_owned(),

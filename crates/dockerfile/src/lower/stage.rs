@@ -19,6 +19,8 @@ pub(crate) struct Built {
     pub(super) image: ImageConfig,
     pub(super) base: Option<ImageConfig>,
     pub(super) platform: Platform,
+    /// Started from nothing: upstream leaves the platform out of the names of its processes.
+    pub(super) from_scratch: bool,
     /// CMD was set in this stage.
     pub(super) cmd_set: bool,
     /// ARGs so far with their values; stages based on this one see them too.
@@ -28,6 +30,7 @@ pub(crate) struct Built {
 /// A stage while it is lowered.
 pub(super) struct StageLowering<'a, 'b> {
     pub(super) cx: &'b mut Lowering<'a>,
+    pub(super) id: StageId,
     pub(super) stage: &'a Stage,
     pub(super) built: Built,
     /// Number of the step that is lowered.
@@ -63,11 +66,11 @@ impl<'a> Lowering<'a> {
         // Upstream counts each trigger as a step, but only after the base was named.
         let total = own + usize::from(has_base);
         let ignore_cache = !stage.implicit && self.options.ignores_cache(&stage.name);
-        let name = stage_name(self, stage, (&stage.platform, None), 1, total);
+        let name = stage_name(self, stage, Some((&stage.platform, None)), 1, total);
         let (built, is_step) = self.base(stage, &name)?;
         let total = total + triggers;
         let number = usize::from(is_step);
-        let mut lowering = StageLowering { cx: self, stage, built, number, total, ignore_cache };
+        let mut lowering = StageLowering { cx: self, id, stage, built, number, total, ignore_cache };
         for step in &stage.steps {
             lowering.step(step).map_err(|error| error.or_at(step.instruction.lines))?;
         }
@@ -79,12 +82,12 @@ impl<'a> Lowering<'a> {
 fn stage_name(
     cx: &Lowering<'_>,
     stage: &Stage,
-    (platform, target): (&Platform, Option<String>),
+    platforms: Option<(&Platform, Option<String>)>,
     number: usize,
     total: usize,
 ) -> String {
     let mut name = String::from("[");
-    if cx.options.show_platforms {
+    if let (true, Some((platform, target))) = (cx.options.show_platforms, platforms) {
         name.push_str(&platform.to_string());
         if let Some(target) = target {
             name.push_str("->");
@@ -92,7 +95,7 @@ fn stage_name(
         }
         name.push(' ');
     }
-    if cx.plan.stages.len() > 1 {
+    if cx.plan.stages.len() > 1 || cx.plan.has_mounts {
         name.push_str(&stage.shown);
         name.push(' ');
     }
@@ -146,10 +149,11 @@ impl StageLowering<'_, '_> {
         expanded.map(|e| e.words).map_err(CompileError::new)
     }
 
-    /// The name of a step: its place, then the instruction with known variables filled in.
-    pub(super) fn step_name(&self, step: &Step) -> String {
+    /// The name of a step: its place, then the instruction and `summary` with known variables filled in.
+    pub(super) fn step_name(&self, step: &Step, summary: &str) -> String {
         let trigger = if step.trigger { "ONBUILD " } else { "" };
-        format!("{}{trigger}{}", self.place(), self.shown(&step.instruction))
+        let platformless = self.built.from_scratch && matches!(step.instruction.command, Command::Run(_));
+        format!("{}{trigger}{}", self.place_with(!platformless), self.shown(&step.instruction, summary))
     }
 
     /// Counts a step that is one only under conditions.
@@ -159,19 +163,24 @@ impl StageLowering<'_, '_> {
 
     /// `[stage n/m] `.
     pub(super) fn place(&self) -> String {
+        self.place_with(true)
+    }
+
+    fn place_with(&self, show_platform: bool) -> String {
         let platforms = (&self.built.platform, foreign_target(&self.built));
+        let platforms = Some(platforms).filter(|_| show_platform);
         stage_name(self.cx, self.stage, platforms, self.number, self.total)
     }
 
     /// The instruction as progress shows it.
-    fn shown(&self, instruction: &Instruction) -> String {
-        let text = instruction.original.as_str();
+    fn shown(&self, instruction: &Instruction, summary: &str) -> String {
+        let text = format!("{}{summary}", instruction.original);
         let lexer = match instruction.command {
             Command::Run(_) => Lexer::shown_command(self.escape()),
-            _ => Lexer::shown(self.escape()),
+            _ => Lexer::new(self.escape()),
         };
         let env = EnvOf(&self.built.state);
-        let filled = lexer.expand(text, &env).map_or_else(|_| text.to_owned(), |e| e.text);
+        let filled = lexer.expand(&text, &env).map_or_else(|_| text.clone(), |e| e.text);
         text::uppercase_first_word(&filled)
     }
 

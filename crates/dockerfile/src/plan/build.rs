@@ -24,7 +24,15 @@ impl Plan {
     ) -> Result<Self, CompileError> {
         let globals = GlobalArgs::new(parsed, options)?;
         let escape = parsed.directives.escape;
-        let mut plan = Self { stages: Vec::new(), target: 0, globals, escape, contexts };
+        let mut plan = Self {
+            stages: Vec::new(),
+            target: 0,
+            globals,
+            escape,
+            has_mounts: false,
+            contexts,
+            target_platform: options.target_platform.clone(),
+        };
         if parsed.stages.len() > MAX_STAGES {
             return Err(CompileError::new(format!("dockerfile has more than {MAX_STAGES} stages")));
         }
@@ -71,6 +79,8 @@ impl Plan {
         }
         let platform = self.platform(&from.platform, from.lines, options)?;
         let base = self.base(&from.name, &base_name, names, from.lines)?;
+        // An empty file system has none of its own.
+        let platform = platform.filter(|_| !matches!(base, Base::Scratch));
         let platform = platform.unwrap_or_else(|| options.target_platform.clone());
         Ok(Stage {
             shown: if from.name.is_empty() { format!("stage-{index}") } else { from.name.clone() },
@@ -184,6 +194,7 @@ impl Plan {
                 },
                 Command::Add(_) => vec![From::Context],
                 Command::Run(run) => {
+                    self.has_mounts |= !run.mounts.is_empty();
                     let sources = run.mounts.iter().map(|mount| self.mounted(stage, mount, lines));
                     sources.collect::<Result<_, _>>()?
                 }
@@ -238,7 +249,7 @@ impl Plan {
                 None => Err(CompileError::at(lines, format!("invalid stage index {name}"))),
             };
         }
-        let platform = self.stages[stage].platform.clone();
+        let platform = self.target_platform.clone();
         let base = self.base("", name, &BTreeMap::new(), lines)?;
         self.stages.push(Stage {
             name: String::new(),
@@ -288,9 +299,6 @@ impl Plan {
 
     /// Hands over what was missing. Triggers of the base become the stage's first steps.
     pub(crate) fn provide(&mut self, stage: StageId, image: BaseImage) -> Result<(), CompileError> {
-        if let Some(platform) = &image.platform {
-            self.stages[stage].platform = platform.normalize();
-        }
         let triggers = image.config.as_ref().map(|c| c.config.on_build.clone()).unwrap_or_default();
         self.stages[stage].base = Base::Resolved(Box::new(image));
         if !triggers.is_empty() && !self.stages[stage].implicit {

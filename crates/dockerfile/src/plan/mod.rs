@@ -25,6 +25,9 @@ pub(crate) struct Plan {
     pub(crate) target: StageId,
     pub(crate) globals: GlobalArgs,
     pub(crate) escape: char,
+    target_platform: Platform,
+    /// Some RUN has a mount: upstream counts its source as a stage, so that names of steps show theirs.
+    pub(crate) has_mounts: bool,
     /// Names that the request gives a meaning of its own.
     pub(crate) contexts: Vec<String>,
 }
@@ -37,7 +40,7 @@ pub(crate) struct Stage {
     /// The name or `stage-N`.
     pub(crate) shown: String,
     pub(crate) base: Base,
-    /// What its image is for, and those of its `--from`; a stage upon a stage runs on what that one runs on.
+    /// What its image is for; a stage upon a stage runs on what that one runs on.
     pub(crate) platform: Platform,
     pub(crate) original: String,
     pub(crate) lines: Option<Lines>,
@@ -88,8 +91,6 @@ pub(crate) struct BaseImage {
     /// Its config, if it has one.
     pub(crate) config: Option<ImageConfig>,
     pub(crate) files: BaseFiles,
-    /// Its platform, if it says.
-    pub(crate) platform: Option<Platform>,
 }
 
 /// Where the files of a base are.

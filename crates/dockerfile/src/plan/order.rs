@@ -15,7 +15,15 @@ impl Stage {
                 _ => None,
             })
         });
-        base.into_iter().chain(steps).collect()
+        // The last instruction that needs a stage is the one that an error shows.
+        let mut needs: Vec<(StageId, Option<Lines>)> = Vec::new();
+        for (id, lines) in base.into_iter().chain(steps) {
+            match needs.iter_mut().find(|(known, _)| *known == id) {
+                Some(known) => known.1 = lines,
+                None => needs.push((id, lines)),
+            }
+        }
+        needs
     }
 }
 

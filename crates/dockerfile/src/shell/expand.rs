@@ -46,12 +46,7 @@ impl Lexer {
 
     /// For shown commands: quotes and unknown variables stay.
     pub(crate) fn shown_command(escape: char) -> Self {
-        Self { raw_quotes: true, ..Self::shown(escape) }
-    }
-
-    /// For shown instructions: quotes are resolved, unknown variables stay.
-    pub(crate) fn shown(escape: char) -> Self {
-        Self { skip_unset: true, ..Self::new(escape) }
+        Self { raw_quotes: true, skip_unset: true, ..Self::new(escape) }
     }
 
     /// For documents: quotes are text.

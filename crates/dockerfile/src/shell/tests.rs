@@ -100,7 +100,7 @@ fn quoted_space_does_not_split() {
 proptest! {
     #[test]
     fn expansion_never_panics(text in "\\PC{0,60}") {
-        for lexer in [Lexer::new('\\'), Lexer::new('`'), Lexer::raw('\\'), Lexer::shown('\\'), Lexer::document('\\')] {
+        for lexer in [Lexer::new('\\'), Lexer::new('`'), Lexer::raw('\\'), Lexer::shown_command('\\'), Lexer::document('\\')] {
             drop(lexer.expand(&text, &vars()));
             drop(lexer.expand(&text, &Unset));
         }

@@ -37,6 +37,7 @@ impl Case {
 pub(crate) struct FakeBridge {
     case: Case,
     solved: Mutex<Vec<Definition>>,
+    forwarded: Mutex<Vec<SolveRequest>>,
 }
 
 #[derive(Debug)]
@@ -47,7 +48,13 @@ struct FakeRef {
 
 impl FakeBridge {
     pub(crate) fn new(case: Case) -> Self {
-        Self { case, solved: Mutex::default() }
+        Self { case, solved: Mutex::default(), forwarded: Mutex::default() }
+    }
+
+    /// Requests for other frontends.
+    #[allow(dead_code, reason = "each test binary uses its own part")]
+    pub(crate) fn forwarded(&self) -> Vec<SolveRequest> {
+        self.forwarded.lock().unwrap().clone()
     }
 
     pub(crate) fn solved(&self) -> Vec<Definition> {
@@ -74,6 +81,10 @@ fn default_config(platform: Option<&Platform>) -> Value {
 #[async_trait]
 impl Bridge for FakeBridge {
     async fn solve(&self, request: SolveRequest) -> Result<FrontendResult, BuildError> {
+        if !request.frontend.is_empty() {
+            self.forwarded.lock().unwrap().push(request);
+            return Ok(FrontendResult::single(None));
+        }
         let Some(definition) = request.definition else { return Ok(FrontendResult::single(None)) };
         self.solved.lock().unwrap().push(definition.clone());
         Ok(FrontendResult::single(Some(Arc::new(FakeRef { definition, dir: self.case.dir.clone() }))))
