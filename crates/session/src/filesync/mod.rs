@@ -5,10 +5,11 @@
 //! wants; the sender answers with DATA(id, ≤ 32 KiB)… and an empty DATA(id) as end of file, several files interleaved.
 //! When the receiver has all it sends FIN, the sender answers FIN. ERR carries a text, from either side.
 //!
-//! The receiver reads all the time and writes on one blocking thread, fed through a bounded channel; it asks for a file
-//! as soon as its STAT arrived. Hashing happens on the writing thread while the bytes are hot. The sender walks on one
+//! The receiver reads all the time and writes on blocking threads, fed through bounded channels; it asks for a file as
+//! soon as its STAT arrived. Hashing happens on the writing thread while the bytes are hot. The sender walks on one
 //! blocking thread and reads files on a few more.
 
+mod disk;
 mod export;
 mod follow;
 mod index;

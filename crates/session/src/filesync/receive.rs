@@ -4,7 +4,6 @@ mod plan;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,19 +12,16 @@ use http::uri::PathAndQuery;
 use rbuild_api::fsutil::types::packet::PacketType;
 use rbuild_sys::Root;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 use tonic_prost::ProstCodec;
 
 use self::plan::Plan;
-use super::writer::{Digests, Job, Writer};
+use super::disk::Disk;
+use super::writer::Job;
 use super::{FileSyncRequest, Packet, ReceiveOptions, RecordHasher, TransferCounter, TreeIndex};
 use crate::{Result, Session, SessionError, names};
 
-/// Orders that may wait for the disk. With [`MAX_DATA`] this bounds memory at 64 MiB for a hostile sender, 8 MiB for
-/// an honest one; fewer would let the disk idle between packets.
-const JOBS_IN_FLIGHT: usize = 256;
 /// Largest DATA packet taken; senders keep to 32 KiB.
 const MAX_DATA: usize = 256 * 1024;
 /// Largest packet of any kind: a STAT with all its attributes.
@@ -112,14 +108,11 @@ pub(crate) async fn run(
     hasher: Option<Arc<dyn RecordHasher>>,
     options: &ReceiveOptions,
 ) -> Result<TreeIndex> {
-    let stopped = StopOnDrop(Arc::new(AtomicBool::new(false)));
-    let (jobs, queue) = mpsc::channel(JOBS_IN_FLIGHT);
-    let writer = Writer::new(dest, hasher, options.owner, stopped.0.clone());
-    let writer = tokio::task::spawn_blocking(move || writer.run(queue));
+    let disk = Disk::start(&dest, hasher.as_ref(), options.owner)?;
     let mut receiver = Receiver {
         input: Input { incoming, stall: options.limits.stall, counter: options.counter.clone() },
         say,
-        jobs,
+        disk,
         plan: Plan::new(prev, options),
         wanted: HashMap::new(),
         buffered: 0,
@@ -127,20 +120,12 @@ pub(crate) async fn run(
     };
     let result = async {
         if prev.is_none() && !options.merge {
-            receiver.order(Job::Clear).await?;
+            receiver.disk.order(Job::Clear).await?;
         }
         receiver.transfer().await
     }
     .await;
-    receiver.conclude(result, writer, &stopped).await
-}
-
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+    receiver.conclude(result).await
 }
 
 struct Input<S> {
@@ -182,7 +167,7 @@ struct Wanted {
 struct Receiver<'a, S> {
     input: Input<S>,
     say: mpsc::UnboundedSender<Say>,
-    jobs: mpsc::Sender<Job>,
+    disk: Disk,
     plan: Plan<'a>,
     wanted: HashMap<u32, Wanted>,
     buffered: usize,
@@ -219,6 +204,7 @@ impl<S: Incoming> Receiver<'_, S> {
                 }
             }
         }
+        self.disk.files_done().await?;
         let jobs = self.plan.closing();
         self.order_all(jobs).await
     }
@@ -249,7 +235,7 @@ impl<S: Incoming> Receiver<'_, S> {
             return Err(SessionError::violation("a file does not end", self.plan.path(id)));
         }
         if file.is_open {
-            return self.order(Job::Data { entry: id, bytes }).await;
+            return self.disk.order(Job::Data { entry: id, bytes }).await;
         }
         self.buffered += bytes.len();
         file.pieces.push(bytes);
@@ -269,10 +255,10 @@ impl<S: Incoming> Receiver<'_, S> {
             file.is_open = true;
             std::mem::take(&mut file.pieces)
         });
-        self.order(Job::Open { entry: id, stat: self.plan.stat(id) }).await?;
+        self.disk.order(Job::Open { entry: id, stat: self.plan.stat(id) }).await?;
         for bytes in pieces.unwrap_or_default() {
             self.buffered -= bytes.len();
-            self.order(Job::Data { entry: id, bytes }).await?;
+            self.disk.order(Job::Data { entry: id, bytes }).await?;
         }
         Ok(())
     }
@@ -289,22 +275,17 @@ impl<S: Incoming> Receiver<'_, S> {
         self.plan.set_size(id, file.received);
         if file.is_open {
             self.open -= 1;
-            return self.order(Job::Close { entry: id, size: file.received }).await;
+            return self.disk.order(Job::Close { entry: id, size: file.received }).await;
         }
         self.buffered -= file.received as usize;
-        self.order(Job::File { entry: id, stat: self.plan.stat(id), content: file.pieces }).await
+        self.disk.order(Job::File { entry: id, stat: self.plan.stat(id), content: file.pieces }).await
     }
 
     async fn order_all(&mut self, jobs: Vec<Job>) -> Result<()> {
         for job in jobs {
-            self.order(job).await?;
+            self.disk.order(job).await?;
         }
         Ok(())
-    }
-
-    /// Fails as cancelled if the writer is gone; its own error is then the one that counts.
-    async fn order(&mut self, job: Job) -> Result<()> {
-        self.jobs.send(job).await.map_err(|_| SessionError::Cancelled)
     }
 
     fn tell(&self, what: Say) -> Result<()> {
@@ -313,23 +294,14 @@ impl<S: Incoming> Receiver<'_, S> {
     }
 
     /// Waits for the disk, tells the sender how it went and hears its farewell.
-    async fn conclude(
-        self,
-        result: Result<()>,
-        writer: JoinHandle<Result<Digests>>,
-        stopped: &StopOnDrop,
-    ) -> Result<TreeIndex> {
-        let Self { mut input, say, jobs, plan, .. } = self;
-        // No order could be given: the writer ended early, and its error is the cause.
-        let writer_failed = matches!(result, Err(SessionError::Cancelled));
-        stopped.0.store(result.is_err(), Ordering::Relaxed);
-        drop(jobs);
-        let written = writer.await.unwrap_or_else(|panic| {
-            Err(SessionError::io("writing received files", std::io::Error::other(panic)))
-        });
-        let finished = match result {
-            Err(err) if !writer_failed => Err(err),
-            _ => written,
+    async fn conclude(self, result: Result<()>) -> Result<TreeIndex> {
+        let Self { mut input, say, disk, plan, .. } = self;
+        let written = disk.finish(result.is_err()).await;
+        let finished = match (result, written) {
+            (Ok(()), written) => written,
+            // No order could be given: a thread had ended, and its error is the cause.
+            (Err(SessionError::Cancelled), Err(err)) => Err(err),
+            (Err(err), _) => Err(err),
         };
         let digests = match finished {
             Ok(digests) => digests,

@@ -1,7 +1,7 @@
-//! The thread that puts received entries on disk.
+//! Puts received entries on disk, order by order.
 //!
-//! It gets its orders through a bounded channel, in an order that makes sense (parents first, what is replaced removed
-//! before). It touches nothing outside its root: directories are opened without following links, files are created
+//! Orders come in a sequence that makes sense (parents first, what is replaced removed before; see `disk.rs`). A writer
+//! touches nothing outside its root: directories are opened without following links, files are created
 //! exclusively. It does not sync: what a crash leaves behind is not named by any index.
 
 use std::collections::{BTreeMap, HashMap};
@@ -12,13 +12,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rbuild_digest::{Digest, Hasher};
 use rbuild_sys::{Root, SysError};
-use tokio::sync::mpsc;
 
 use super::order::parent;
 use super::{RecordHasher, Stat, shown};
@@ -54,6 +52,19 @@ pub(super) enum Job {
     Finish { stat: Box<Stat> },
 }
 
+impl Job {
+    /// The entry, if this is about the content of a file.
+    pub(super) fn file(&self) -> Option<u32> {
+        match self {
+            Job::File { entry, .. }
+            | Job::Open { entry, .. }
+            | Job::Data { entry, .. }
+            | Job::Close { entry, .. } => Some(*entry),
+            _ => None,
+        }
+    }
+}
+
 /// Digests by entry.
 pub(super) type Digests = Vec<(u32, Digest)>;
 
@@ -61,8 +72,6 @@ pub(super) struct Writer {
     root: Root,
     hasher: Option<Arc<dyn RecordHasher>>,
     owner: Option<(u32, u32)>,
-    /// Set when the transfer was given up: orders that still wait are not carried out.
-    stopped: Arc<AtomicBool>,
     dirs: HashMap<Vec<u8>, Root>,
     open: HashMap<u32, OpenFile>,
     digests: Digests,
@@ -90,31 +99,21 @@ impl Record {
 }
 
 impl Writer {
-    pub(super) fn new(
-        root: Root,
-        hasher: Option<Arc<dyn RecordHasher>>,
-        owner: Option<(u32, u32)>,
-        stopped: Arc<AtomicBool>,
-    ) -> Self {
-        Self { root, hasher, owner, stopped, dirs: HashMap::new(), open: HashMap::new(), digests: Vec::new() }
+    pub(super) fn new(root: Root, hasher: Option<Arc<dyn RecordHasher>>, owner: Option<(u32, u32)>) -> Self {
+        Self { root, hasher, owner, dirs: HashMap::new(), open: HashMap::new(), digests: Vec::new() }
     }
 
-    /// Carries out all orders until the channel closes. Blocking.
-    pub(super) fn run(mut self, mut jobs: mpsc::Receiver<Job>) -> Result<Digests> {
-        while let Some(job) = jobs.blocking_recv() {
-            if self.stopped.load(Ordering::Relaxed) {
-                return Err(SessionError::Cancelled);
-            }
-            self.perform(job)?;
-        }
-        Ok(self.digests)
+    /// Digests of what was written.
+    pub(super) fn into_digests(self) -> Digests {
+        self.digests
     }
 
     fn start(&self, stat: &Stat) -> Record {
         Record(self.hasher.as_ref().map(|hasher| hasher.start(stat)))
     }
 
-    fn perform(&mut self, job: Job) -> Result<()> {
+    /// Carries out one order. Blocking.
+    pub(super) fn perform(&mut self, job: Job) -> Result<()> {
         match job {
             Job::Clear => {
                 self.dirs.clear();
