@@ -46,7 +46,8 @@ impl CommandError {
         if status.message().is_empty() {
             error.message = status.to_string();
         }
-        if status.code() == tonic::Code::Unavailable {
+        // A transport that broke has a cause; what the daemon answered has none.
+        if std::error::Error::source(status).is_some() {
             error.hint = Some("is the daemon still running?".into());
         }
         if let Ok(rpc) = RpcStatus::decode(status.details()) {

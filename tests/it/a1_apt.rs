@@ -21,11 +21,30 @@ fn slow_flask_example_builds_and_serves() {
     let (root, run_root) = (space.at("podman"), space.at("podman-run"));
     let script = "flask run --port 18573 >/dev/null 2>&1 & for i in $(seq 100); do python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:18573\").read().decode())' 2>/dev/null && exit 0; sleep 0.2; done; exit 1";
     let args = [
-        "--root", &root.to_string_lossy(), "--runroot", &run_root.to_string_lossy(), "--runtime", "runc", "--storage-driver", "vfs",
-        "--cgroup-manager", "cgroupfs", "run", "--rm", "--network", "host", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024",
-        &archive, "sh", "-c", script,
+        "--root",
+        &root.to_string_lossy(),
+        "--runroot",
+        &run_root.to_string_lossy(),
+        "--runtime",
+        "runc",
+        "--storage-driver",
+        "vfs",
+        "--cgroup-manager",
+        "cgroupfs",
+        "run",
+        "--rm",
+        "--network",
+        "host",
+        "--ulimit",
+        "nofile=1024:1024",
+        "--ulimit",
+        "nproc=1024:1024",
+        &archive,
+        "sh",
+        "-c",
+        script,
     ];
-    let _ = run("podman", &args).success().has("Hello World!");
+    run("podman", &args).success().has("Hello World!");
 }
 
 /// What pip needs to know of this machine: its trust store and its package index, if they are special.

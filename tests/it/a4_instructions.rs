@@ -72,8 +72,12 @@ fn secrets_are_written_nowhere() {
     let daemon = TestDaemon::start();
     let space = TestSpace::new();
     space.write("secret.txt", "canary-7f3a9c");
-    space.write("Dockerfile", "FROM busybox\nRUN --mount=type=secret,id=s cat /run/secrets/s | md5sum > /sum\n");
-    let built = daemon.build(space.path(), &["--secret", "id=s,src=secret.txt", "-t", "test:canary"]).success();
+    space.write(
+        "Dockerfile",
+        "FROM busybox\nRUN --mount=type=secret,id=s cat /run/secrets/s | md5sum > /sum\n",
+    );
+    let built =
+        daemon.build(space.path(), &["--secret", "id=s,src=secret.txt", "-t", "test:canary"]).success();
     assert!(!built.all().contains("canary-7f3a9c"));
     let found = rbuild_tests::run("grep", &["-rl", "canary-7f3a9c", &daemon.root().to_string_lossy()]);
     assert_eq!(found.stdout, "", "the secret is on disk");
@@ -94,7 +98,9 @@ fn copy_flags_and_add_of_archives() {
     );
     let (_, out) = daemon.build_to_dir(space.path(), &[]);
     assert_eq!(out.read("stat"), "user:staff:640\n");
-    assert!(out.at("some/a.txt").exists() && out.at("some/e/c.txt").exists() && !out.at("some/b.md").exists());
+    assert!(
+        out.at("some/a.txt").exists() && out.at("some/e/c.txt").exists() && !out.at("some/b.md").exists()
+    );
     assert_eq!(out.read("p/d/e/c.txt"), "c");
     assert_eq!(out.read("linked/a"), "a");
     assert_eq!(out.read("unpacked/inner/x"), "x");

@@ -12,8 +12,10 @@ fn the_final_image_holds_nothing_of_the_builder_and_unused_stages_do_not_run() {
     let (output, out) = daemon.build_to_dir(space.path(), &[]);
     let output = output.lacks("exit 9");
     assert!(!output.step("[build 2/2] RUN mkdir").is_empty(), "{}", output.all());
-    let mut names: Vec<_> =
-        std::fs::read_dir(out.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(out.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     assert_eq!(names, ["app", "by-index", "from-image"]);
     assert_eq!(out.read("app"), "built\n");

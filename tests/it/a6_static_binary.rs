@@ -14,8 +14,16 @@ fn a_scratch_image_of_one_static_binary_runs() {
     daemon.build(space.path(), &["-t", "hello", "-o", "type=oci,dest=hello.tar"]).success();
     let text = space.at("hello.tar");
     run("skopeo", &["inspect", &format!("oci-archive:{}", text.display())]).success().has("linux");
-    run("skopeo", &["copy", "-q", &format!("oci-archive:{}", text.display()), &format!("oci:{}:x", space.at("layout").display())])
-        .success();
+    run(
+        "skopeo",
+        &[
+            "copy",
+            "-q",
+            &format!("oci-archive:{}", text.display()),
+            &format!("oci:{}:x", space.at("layout").display()),
+        ],
+    )
+    .success();
     let layout = format!("{}:x", space.at("layout").display());
     run("umoci", &["unpack", "--image", &layout, &space.at("bundle").to_string_lossy()]).success();
     let hello = space.at("bundle/rootfs/bin/hello");

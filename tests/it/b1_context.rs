@@ -7,7 +7,11 @@ fn modes_links_and_odd_names_arrive_as_they_are() {
     let daemon = TestDaemon::start();
     let space = TestSpace::new();
     space.write("Dockerfile", "FROM scratch\nCOPY src /\n");
-    space.write("src/plain", "data").write("src/with space", "s").write("src/new\nline", "n").write("src/é", "u");
+    space
+        .write("src/plain", "data")
+        .write("src/with space", "s")
+        .write("src/new\nline", "n")
+        .write("src/é", "u");
     std::fs::set_permissions(space.at("src/plain"), std::fs::Permissions::from_mode(0o751)).unwrap();
     symlink("plain", space.at("src/link")).unwrap();
     symlink("/etc/passwd", space.at("src/absolute")).unwrap();
@@ -22,7 +26,8 @@ fn modes_links_and_odd_names_arrive_as_they_are() {
     assert_eq!(out.read("new\nline"), "n");
     assert_eq!(out.read("é"), "u");
     assert!(out.at("empty").is_dir());
-    let (ours, theirs) = (std::fs::metadata(space.at("src/plain")).unwrap(), std::fs::metadata(out.at("plain")).unwrap());
+    let (ours, theirs) =
+        (std::fs::metadata(space.at("src/plain")).unwrap(), std::fs::metadata(out.at("plain")).unwrap());
     assert_eq!((ours.mtime(), ours.mtime_nsec()), (theirs.mtime(), theirs.mtime_nsec()));
 }
 

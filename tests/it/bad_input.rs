@@ -60,7 +60,8 @@ fn rude_registry(response: &'static str) -> String {
 #[test]
 fn a_registry_that_answers_500() {
     let mut daemon = TestDaemon::start();
-    let host = rude_registry("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let host =
+        rude_registry("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     let space = TestSpace::new();
     space.write("Dockerfile", format!("FROM {host}/x/y:1\n"));
     daemon.build(space.path(), &[]).failure().has("500").has(&host);
@@ -73,7 +74,8 @@ fn a_registry_that_lies_about_a_layer() {
     let registry = TestRegistry::start();
     let root = rbuild_tests::busybox_root();
     rbuild_tests::push_image(&registry.host, "lie:1", root.path(), &rbuild_tests::ImageSpec::default());
-    let blobs = run("find", &[&registry.data().to_string_lossy(), "-name", "data", "-size", "+100k"]).success();
+    let blobs =
+        run("find", &[&registry.data().to_string_lossy(), "-name", "data", "-size", "+100k"]).success();
     for path in blobs.stdout.lines() {
         let mut data = std::fs::read(path).unwrap();
         let middle = data.len() / 2;

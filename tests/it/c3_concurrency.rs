@@ -26,7 +26,9 @@ fn independent_stages_run_at_once() {
     let space = TestSpace::new();
     // Each waits for the other through a shared cache mount: one after the other would never end.
     let step = |mine: &str, other: &str| {
-        format!("RUN --mount=type=cache,id=meet,target=/c touch /c/{mine} && for i in $(seq 200); do [ -e /c/{other} ] && exit 0; sleep 0.1; done; exit 1")
+        format!(
+            "RUN --mount=type=cache,id=meet,target=/c touch /c/{mine} && for i in $(seq 200); do [ -e /c/{other} ] && exit 0; sleep 0.1; done; exit 1"
+        )
     };
     space.write(
         "Dockerfile",
@@ -40,7 +42,12 @@ fn a_shared_step_runs_once_and_outlives_one_of_its_two_builds() {
     let daemon = TestDaemon::start();
     let space = TestSpace::new();
     space.write("Dockerfile", "FROM busybox\nRUN date +%s%N > /stamp; sleep 3.14159\n");
-    let build = || daemon.client(space.path(), &["build", "--progress=plain", "-o", "type=cacheonly", "."]).spawn().unwrap();
+    let build = || {
+        daemon
+            .client(space.path(), &["build", "--progress=plain", "-o", "type=cacheonly", "."])
+            .spawn()
+            .unwrap()
+    };
     let mut first = build();
     wait_until("the step runs", || sleepers("3.14159") == 1);
     let second = build();
@@ -78,7 +85,9 @@ fn two_clients_build_different_things_at_once() {
     let spaces: Vec<_> = (0..4)
         .map(|i| {
             let space = TestSpace::new();
-            space.write("Dockerfile", format!("FROM busybox\nCOPY f /f\nRUN echo {i} >> /f\n")).write("f", format!("{i}-"));
+            space
+                .write("Dockerfile", format!("FROM busybox\nCOPY f /f\nRUN echo {i} >> /f\n"))
+                .write("f", format!("{i}-"));
             space
         })
         .collect();

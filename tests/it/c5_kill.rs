@@ -23,7 +23,13 @@ fn twenty_kills_at_random_moments_lose_nothing_that_was_finished() {
     space.write("base/Dockerfile", "FROM busybox\nRUN echo finished > /finished\n");
     daemon.build(&space.at("base"), &["-t", "kept"]).success();
     for round in 0..20 {
-        let steps: String = (0..6).map(|i| format!("RUN echo {round}-{i} > /s{i} && dd if=/dev/urandom of=/d{i} bs=64k count=8 2>/dev/null\n")).collect();
+        let steps: String = (0..6)
+            .map(|i| {
+                format!(
+                    "RUN echo {round}-{i} > /s{i} && dd if=/dev/urandom of=/d{i} bs=64k count=8 2>/dev/null\n"
+                )
+            })
+            .collect();
         space.write("Dockerfile", format!("FROM busybox\nCOPY f /f\n{steps}"));
         let mut client =
             daemon.client(space.path(), &["build", "--progress=plain", "-t", "r", "."]).spawn().unwrap();

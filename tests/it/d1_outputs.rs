@@ -26,7 +26,8 @@ fn archives_are_accepted_by_foreign_tools() {
     let daemon = TestDaemon::start();
     let space = space();
     for compression in ["gzip", "zstd", "uncompressed"] {
-        let output = format!("type=oci,dest={compression}.tar,compression={compression},force-compression=true");
+        let output =
+            format!("type=oci,dest={compression}.tar,compression={compression},force-compression=true");
         daemon.build(space.path(), &["-t", "x:y", "-o", &output]).success();
         let archive = format!("oci-archive:{}", space.at(&format!("{compression}.tar")).display());
         run("skopeo", &["inspect", &archive]).success().has("\"a\": \"b\"");
@@ -34,7 +35,11 @@ fn archives_are_accepted_by_foreign_tools() {
         run("skopeo", &["copy", "-q", &archive, &format!("oci:{}:x", layout.display())]).success();
         if compression != "zstd" {
             let bundle = space.at(&format!("{compression}-bundle"));
-            run("umoci", &["unpack", "--image", &format!("{}:x", layout.display()), &bundle.to_string_lossy()]).success();
+            run(
+                "umoci",
+                &["unpack", "--image", &format!("{}:x", layout.display()), &bundle.to_string_lossy()],
+            )
+            .success();
             assert!(!bundle.join("rootfs/etc/group").exists(), "the whiteout is lost");
             assert_eq!(std::fs::read_to_string(bundle.join("rootfs/deep/f")).unwrap(), "data");
         }
@@ -54,8 +59,20 @@ fn podman_runs_the_image() {
     let root_text = root.to_string_lossy();
     let archive = format!("oci-archive:{}", space.at("i.tar").display());
     let run_root = space.at("podman-run");
-    let podman = ["--root", &root_text, "--runroot", &run_root.to_string_lossy(), "--runtime", "runc", "--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"];
-    let limits = ["run", "--rm", "--network", "host", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
+    let podman = [
+        "--root",
+        &root_text,
+        "--runroot",
+        &run_root.to_string_lossy(),
+        "--runtime",
+        "runc",
+        "--storage-driver",
+        "vfs",
+        "--cgroup-manager",
+        "cgroupfs",
+    ];
+    let limits =
+        ["run", "--rm", "--network", "host", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"];
     let output = run("podman", &[&podman[..], &limits[..], &[&archive]].concat()).success();
     assert_eq!(output.stdout, "data");
 }
@@ -65,7 +82,21 @@ fn tar_and_several_outputs_at_once() {
     let daemon = TestDaemon::start();
     let space = space();
     daemon
-        .build(space.path(), &["-o", "type=tar,dest=t.tar", "-o", "type=local,dest=dir", "--metadata-file", "md.json", "--iidfile", "iid", "-t", "both"])
+        .build(
+            space.path(),
+            &[
+                "-o",
+                "type=tar,dest=t.tar",
+                "-o",
+                "type=local,dest=dir",
+                "--metadata-file",
+                "md.json",
+                "--iidfile",
+                "iid",
+                "-t",
+                "both",
+            ],
+        )
         .success();
     run("tar", &["tf", &space.at("t.tar").to_string_lossy()]).success().has("deep/f").lacks("etc/group");
     assert_eq!(space.read("dir/deep/f"), "data");
@@ -90,7 +121,11 @@ fn push_puts_the_image_into_a_registry() {
     let copy = format!("oci:{}:x", space.at("pulled").display());
     run("skopeo", &["copy", "-q", "--src-tls-verify=false", &format!("docker://{name}"), &copy]).success();
     let bundle = space.at("bundle");
-    run("umoci", &["unpack", "--image", &format!("{}:x", space.at("pulled").display()), &bundle.to_string_lossy()]).success();
+    run(
+        "umoci",
+        &["unpack", "--image", &format!("{}:x", space.at("pulled").display()), &bundle.to_string_lossy()],
+    )
+    .success();
     assert_eq!(std::fs::read_to_string(bundle.join("rootfs/deep/f")).unwrap(), "data");
     space.write("Dockerfile", format!("FROM {name}\nRUN cat /deep/f > /x\n"));
     let fresh = TestDaemon::start();

@@ -36,7 +36,8 @@ fn rawjson_is_one_object_a_line_and_quiet_prints_the_id() {
     let daemon = TestDaemon::start();
     let space = space();
     let raw = daemon.ctl(space.path(), &["build", "--progress=rawjson", "."]).success();
-    let lines: Vec<serde_json::Value> = raw.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        raw.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.iter().any(|line| line["vertexes"].is_array()));
     let quiet = daemon.ctl(space.path(), &["build", "-q", "-t", "q", "."]).success();
     assert!(quiet.stdout.trim().starts_with("sha256:"), "{quiet:?}");

@@ -1,12 +1,14 @@
 //! Raw calls, as a foreign or hostile client makes them.
 use std::collections::BTreeMap;
 
+use prost::Message as _;
 use rbuild_api::moby::buildkit::v1::control_client::ControlClient;
-use rbuild_api::moby::buildkit::v1::{DiskUsageRequest, InfoRequest, ListWorkersRequest, SolveRequest, StatusRequest};
+use rbuild_api::moby::buildkit::v1::{
+    DiskUsageRequest, InfoRequest, ListWorkersRequest, SolveRequest, StatusRequest,
+};
 use rbuild_api::pb;
 use rbuild_digest::{Digest, random_id};
 use rbuild_tests::{TestDaemon, TestSpace};
-use prost::Message as _;
 use tonic::transport::Channel;
 
 async fn connect(daemon: &TestDaemon) -> ControlClient<Channel> {
@@ -15,8 +17,8 @@ async fn connect(daemon: &TestDaemon) -> ControlClient<Channel> {
         let path = path.clone();
         async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
     });
-    let channel = tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector(connector);
-    ControlClient::new(channel.await.unwrap())
+    let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
+    ControlClient::new(endpoint.connect_with_connector(connector).await.unwrap())
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -49,7 +51,12 @@ fn hostile_definitions_are_errors_and_the_daemon_lives_on() {
         .encode_to_vec();
         let negative = pb::Op {
             op: Some(pb::op::Op::File(pb::FileOp {
-                actions: vec![pb::FileAction { input: -7, output: -9, secondary_input: 1 << 40, ..Default::default() }],
+                actions: vec![pb::FileAction {
+                    input: -7,
+                    output: -9,
+                    secondary_input: 1 << 40,
+                    ..Default::default()
+                }],
             })),
             ..Default::default()
         }
@@ -106,7 +113,11 @@ fn status_of_a_build_that_never_comes_ends() {
 fn malformed_messages_are_refused() {
     use std::io::{Read, Write};
     let mut daemon = TestDaemon::start();
-    for bytes in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0xff; 300], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff"] {
+    for bytes in [
+        &b"GET / HTTP/1.0\r\n\r\n"[..],
+        &[0xff; 300],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff",
+    ] {
         let path = daemon.addr().trim_start_matches("unix://").to_owned();
         let mut socket = std::os::unix::net::UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();

@@ -32,7 +32,27 @@ pub(crate) fn spawn_tied(program: &str, arguments: impl FnOnce(&mut Command)) ->
     command.args(["--pdeathsig", "KILL", "--", program]);
     arguments(&mut command);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap_or_else(|err| panic!("{program}: {err}"))
+    spawn_lasting(command).unwrap_or_else(|err| panic!("{program}: {err}"))
+}
+
+/// Spawns from a thread that lives as long as the process: the death signal comes when the *thread* that
+/// spawned a child ends, and tests are threads.
+fn spawn_lasting(command: Command) -> std::io::Result<Child> {
+    type Order = (Command, std::sync::mpsc::Sender<std::io::Result<Child>>);
+    static SPAWNER: std::sync::OnceLock<std::sync::mpsc::Sender<Order>> = std::sync::OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (orders, taken) = std::sync::mpsc::channel::<Order>();
+        #[allow(clippy::disallowed_methods, reason = "it lives as long as the process")]
+        std::thread::spawn(move || {
+            for (mut command, reply) in taken {
+                reply.send(command.spawn()).expect("the test waits for its child");
+            }
+        });
+        orders
+    });
+    let (reply, child) = std::sync::mpsc::channel();
+    spawner.send((command, reply)).expect("the spawner lives on");
+    child.recv().expect("the spawner answers")
 }
 
 pub(crate) fn end(child: &mut Child) {
@@ -74,7 +94,7 @@ impl TestDaemon {
         command.arg("--root").arg(self.root()).arg("--addr").arg(self.addr());
         command.arg("--config").arg(self.space.at("rbuildd.toml")).arg("--debug").args(&self.options.args);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.child = Some(command.spawn().unwrap());
+        self.child = Some(spawn_lasting(command).unwrap());
         let deadline = Instant::now() + Duration::from_secs(20);
         while UnixStream::connect(self.socket()).is_err() {
             let exited = self.child.as_mut().unwrap().try_wait().unwrap();
@@ -153,6 +173,7 @@ impl TestDaemon {
     }
 
     /// Runs `rbuildctl` against this daemon to its end.
+    #[must_use]
     #[track_caller]
     pub fn ctl(&self, dir: &Path, args: &[&str]) -> TestOutput {
         let output = self.client(dir, args).output().unwrap();
@@ -160,6 +181,7 @@ impl TestDaemon {
     }
 
     /// `rbuildctl build --progress=plain` of a folder, with more arguments before the context.
+    #[must_use]
     #[track_caller]
     pub fn build(&self, context: &Path, args: &[&str]) -> TestOutput {
         let mut all = vec!["build", "--progress=plain"];

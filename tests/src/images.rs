@@ -45,7 +45,8 @@ pub fn debian_root(packages: &[&str]) -> TestSpace {
     let space = TestSpace::new();
     let root = space.at("root");
     let include = format!("--include={}", [&["ca-certificates"], packages].concat().join(","));
-    run("mmdebstrap", &["--quiet", "--variant=minbase", &include, "bookworm", &root.to_string_lossy()]).success();
+    run("mmdebstrap", &["--quiet", "--variant=minbase", &include, "bookworm", &root.to_string_lossy()])
+        .success();
     let bundle = Path::new("/etc/ssl/certs/ca-certificates.crt");
     if bundle.exists() {
         std::fs::copy(bundle, root.join("etc/ssl/certs/ca-certificates.crt")).unwrap();
@@ -64,8 +65,11 @@ pub fn push_image(host: &str, name: &str, root: &Path, spec: &ImageSpec) {
     let layout = TestSpace::new();
     let tar = layout.at("layer.tar");
     let (tar_text, root_text) = (tar.to_string_lossy(), root.to_string_lossy());
-    run("tar", &["--numeric-owner", "--owner=0", "--group=0", "--xattrs", "-cf", &tar_text, "-C", &root_text, "."])
-        .success();
+    run(
+        "tar",
+        &["--numeric-owner", "--owner=0", "--group=0", "--xattrs", "-cf", &tar_text, "-C", &root_text, "."],
+    )
+    .success();
     let diff_id = Digest::of(std::fs::read(&tar).unwrap()).to_string();
     run("gzip", &["-n", "-1", &tar_text]).success();
     let packed = std::fs::read(layout.at("layer.tar.gz")).unwrap();
@@ -99,6 +103,9 @@ pub fn push_image(host: &str, name: &str, root: &Path, spec: &ImageSpec) {
     layout.write("index.json", index.to_string());
     layout.write("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#);
     let source = format!("oci:{}", layout.path().display());
-    run("skopeo", &["copy", "--quiet", "--dest-tls-verify=false", &source, &format!("docker://{host}/{name}")])
-        .success();
+    run(
+        "skopeo",
+        &["copy", "--quiet", "--dest-tls-verify=false", &source, &format!("docker://{host}/{name}")],
+    )
+    .success();
 }

@@ -14,7 +14,7 @@ mod registry;
 mod space;
 
 pub use daemon::{DaemonOptions, TestDaemon};
-pub use images::{busybox_root, debian_root, push_image, ImageSpec};
+pub use images::{ImageSpec, busybox_root, debian_root, push_image};
 pub use output::TestOutput;
 pub use registry::{TestRegistry, registry};
 pub use space::{TestSpace, binary, run, run_in};

@@ -1,7 +1,6 @@
 use std::process::Output;
 
 /// What a command printed and how it ended.
-#[must_use]
 #[derive(Debug, Clone)]
 pub struct TestOutput {
     /// The command line, for messages.
@@ -48,7 +47,12 @@ impl TestOutput {
     /// Panics unless the output contains the text.
     #[track_caller]
     pub fn has(self, text: &str) -> Self {
-        assert!(self.all().contains(text), "`{text}` is not in the output of {}:\n{}", self.command, self.all());
+        assert!(
+            self.all().contains(text),
+            "`{text}` is not in the output of {}:\n{}",
+            self.command,
+            self.all()
+        );
         self
     }
 

@@ -58,7 +58,12 @@ pub fn registry() -> &'static TestRegistry {
         let registry = TestRegistry::start();
         let root = images::busybox_root();
         for name in ["busybox", "alpine", "nginx"] {
-            images::push_image(&registry.host, &format!("library/{name}:latest"), root.path(), &ImageSpec::default());
+            images::push_image(
+                &registry.host,
+                &format!("library/{name}:latest"),
+                root.path(),
+                &ImageSpec::default(),
+            );
         }
         registry
     })

@@ -38,8 +38,10 @@ impl TestSpace {
     #[track_caller]
     pub fn read(&self, name: &str) -> String {
         let path = self.at(name);
-        String::from_utf8_lossy(&std::fs::read(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display())))
-            .into_owned()
+        String::from_utf8_lossy(
+            &std::fs::read(&path).unwrap_or_else(|err| panic!("{}: {err}", path.display())),
+        )
+        .into_owned()
     }
 }
 
@@ -59,12 +61,14 @@ pub fn binary(name: &str) -> PathBuf {
 }
 
 /// Runs a program to its end.
+#[must_use]
 #[track_caller]
 pub fn run(program: &str, args: &[&str]) -> TestOutput {
     run_in(Path::new("/"), program, args)
 }
 
 /// Runs a program to its end in a folder.
+#[must_use]
 #[track_caller]
 pub fn run_in(dir: &Path, program: &str, args: &[&str]) -> TestOutput {
     let output = Command::new(program).args(args).current_dir(dir).output();

@@ -87,6 +87,6 @@ impl Op for LlbOp {
     }
 
     fn resolves(&self) -> bool {
-        matches!(self.kind, OpKind::Source(_))
+        matches!(&self.kind, OpKind::Source(source) if source.scheme() != "local")
     }
 }
