@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rbuild_api::moby::buildkit::v1::control_client::ControlClient;
 use rbuild_api::moby::buildkit::v1::{Exporter, SolveRequest, SolveResponse, StatusRequest, StatusResponse};
 use rbuild_digest::random_id;
-use rbuild_progress::render::{Mode, Renderer};
+use rbuild_progress::render::{Mode, RenderOptions, Renderer};
 use rbuild_session::client::{
     ClientSession, DockerAuth, DockerConfig, ExportDestination, ExportTargets, LocalDir, LocalDirs,
     SecretSource, Secrets, SshAgents,
@@ -16,12 +16,14 @@ use rbuild_session::client::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::MAX_MESSAGE;
 use crate::errors::CommandError;
 use crate::spec::{self, Destination, Output};
+use crate::{MAX_MESSAGE, ui};
 
 /// Events between the network and the terminal.
 const EVENTS: usize = 256;
+/// How long the answer to a build may come after the end of its session.
+const ANSWER: std::time::Duration = std::time::Duration::from_secs(2);
 /// How long a cancelled build may take to say goodbye before the client leaves.
 const GOODBYE: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -133,7 +135,9 @@ pub(crate) async fn run(
         request.exporter_attrs_deprecated = first.attrs.clone();
     }
     let id = request.r#ref.clone();
-    let renderer = Renderer::stderr(mode);
+    let options = RenderOptions { summary: false, ..RenderOptions::default() };
+    let renderer = Renderer::new(mode, Box::new(std::io::stderr()), options);
+    let begun = std::time::Instant::now();
     let mut control = ControlClient::new(channel.clone())
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
@@ -143,22 +147,31 @@ pub(crate) async fn run(
     let solving = async {
         let solved = tokio::select! {
             solved = control.solve(request) => solved.map(tonic::Response::into_inner),
-            ended = session.run(channel.clone()) => {
-                let reason = ended.err().map_or_else(|| "it was closed".to_owned(), |error| error.to_string());
-                Err(tonic::Status::unavailable(format!("the session with the daemon ended: {reason}")))
-            }
+            ended = lost(&session, channel) => Err(ended),
             _ = tokio::signal::ctrl_c() => Err(tonic::Status::cancelled("interrupted")),
         };
         session.close();
         solved
     };
     let both = async {
-        let (solved, _, ()) = tokio::join!(solving, show, status);
-        solved
+        let (solved, summary, ()) = tokio::join!(solving, show, status);
+        (solved, summary)
     };
-    let solved = both.await;
+    let (solved, summary) = both.await;
     let SolveResponse { exporter_response } = solved.map_err(|status| CommandError::from_status(&status))?;
+    if !matches!(mode, Mode::Quiet | Mode::RawJson) {
+        ui::note(&format!("\n{}", summary.line(begun.elapsed())));
+    }
     Ok(Finished { response: exporter_response, id })
+}
+
+/// Serves the session. Its end is a failure only if the build's answer does not follow at once: a daemon that shuts
+/// down closes sessions when the builds are over.
+async fn lost(session: &ClientSession, channel: &Channel) -> tonic::Status {
+    let ended = session.run(channel.clone()).await;
+    tokio::time::sleep(ANSWER).await;
+    let reason = ended.err().map_or_else(|| "the daemon closed it".to_owned(), |error| error.to_string());
+    tonic::Status::unavailable(format!("the session with the daemon ended: {reason}"))
 }
 
 /// Passes a build's events on until they end. A daemon that never starts the build has said why in Solve's answer.

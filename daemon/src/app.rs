@@ -100,13 +100,15 @@ impl App {
             _ = terminate.recv() => tracing::warn!("second signal: ending the running builds"),
             _ = interrupt.recv() => tracing::warn!("second signal: ending the running builds"),
         }
-        self.builder.shut_down().await;
+        self.builder.stop_builds().await;
         drop(gc);
+        // Answers of the last builds still have to reach their clients, which then close their sessions.
         goodbye.cancel();
         let farewell = async { while servers.join_next().await.is_some() {} };
         if tokio::time::timeout(GOODBYE, farewell).await.is_err() {
             tracing::debug!("closing calls that are still open");
         }
+        self.builder.close().await;
         servers.abort_all();
         while servers.join_next().await.is_some() {}
         Ok(())

@@ -10,7 +10,7 @@ fn parse_errors_name_line_and_suggestion() {
         ("FROM busybox\nCOPY --form=x a b\n", &["form", "did you mean", "from"]),
         ("RUN true\n", &["no build stage"]),
         ("FROM busybox\nCOPY --from=nothere:9 /a /b\n", &["nothere"]),
-        ("FROM ${BASE}\n", &["base name", "line 1"]),
+        ("FROM ${BASE}\n", &["base name", "Dockerfile:1"]),
         ("", &["empty"]),
     ] {
         space.write("Dockerfile", dockerfile);
@@ -41,7 +41,7 @@ fn a_failing_step_shows_excerpt_code_and_log_and_leaves_no_tag() {
 fn a_required_argument_that_is_not_set_says_so() {
     let daemon = TestDaemon::start();
     let space = TestSpace::new();
-    space.write("Dockerfile", "FROM busybox\nARG V\nENV W=${V:?set the version}\n");
+    space.write("Dockerfile", "FROM busybox\nARG V\nENV W=\"${V:?set the version}\"\n");
     daemon.build(space.path(), &[]).failure().has("V: set the version");
 }
 

@@ -89,6 +89,8 @@ fn tar_and_several_outputs_at_once() {
                 "type=tar,dest=t.tar",
                 "-o",
                 "type=local,dest=dir",
+                "-o",
+                "type=image",
                 "--metadata-file",
                 "md.json",
                 "--iidfile",

@@ -246,12 +246,16 @@ impl Builder {
         }
     }
 
-    /// Cancels what still runs, waits for its clean-up, and closes the store.
-    pub async fn shut_down(&self) {
+    /// Cancels what still runs and waits for its clean-up.
+    pub async fn stop_builds(&self) {
         self.builds.drain();
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// Ends all sessions and writes the store's last state to the disk.
+    pub async fn close(&self) {
         self.sessions.shutdown().await;
         if let Err(error) = self.store.sync().await {
             tracing::warn!(error = %error, "closing the store");

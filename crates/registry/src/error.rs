@@ -181,6 +181,8 @@ impl RegistryError {
     /// Whether trying again may help.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
+            // A name that does not exist will not exist in a moment either. The resolver's error is hidden in text.
+            Self::Transport { reason, .. } if reason.contains("Name or service not known") => false,
             Self::Transport { .. } | Self::Timeout { .. } => true,
             Self::Status { status, .. } => is_transient(*status),
             _ => false,

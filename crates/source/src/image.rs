@@ -36,11 +36,11 @@ pub struct ImageSource {
 /// Where to look for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ResolveMode {
-    /// The registry; the local store if that fails.
+    /// The local store, then the registry: what was built here wins.
     Default,
     /// The registry only.
     Pull,
-    /// The local store; the registry if the image is not there.
+    /// The same.
     Local,
 }
 
@@ -73,32 +73,27 @@ impl ImageSource {
         mode: ResolveMode,
         request: &SourceRequest,
     ) -> Result<(Descriptor, Place), SourceError> {
-        let repository = self.repository(name, request)?;
-        if mode == ResolveMode::Local
+        // What was built or tagged here is what is meant, unless the build asks for the registry's.
+        if mode != ResolveMode::Pull
             && let Some(desc) = self.local(name)?
         {
             return Ok((desc, Place::Local));
         }
+        let repository = self.repository(name, request)?;
         let asked = async { Ok(repository.resolve(name).await?) };
-        let error = match request.memo.image(&name.to_string(), asked).await {
-            Ok(desc) => {
-                // The step that uses the image names it by digest; that need not be asked again.
-                request.memo.know_image(&name.with_digest(desc.digest).to_string(), &desc);
-                return Ok((desc, Place::Registry(repository)));
-            }
-            Err(error) => error,
-        };
-        match self.local(name)? {
-            Some(desc) if mode == ResolveMode::Default => {
-                tracing::debug!(image = %name, %error, "using the image of the local store");
-                Ok((desc, Place::Local))
-            }
-            _ => Err(error),
-        }
+        let desc = request.memo.image(&name.to_string(), asked).await?;
+        // The step that uses the image names it by digest; that need not be asked again.
+        request.memo.know_image(&name.with_digest(desc.digest).to_string(), &desc);
+        Ok((desc, Place::Registry(repository)))
     }
 
     fn local(&self, name: &ImageRef) -> Result<Option<Descriptor>, SourceError> {
-        let image = self.store.image(&name.tag_or_latest().to_string())?;
+        // A name with a tag and a digest is looked up by its tag: the digest decides whether it is still meant.
+        let tagged = match name.tag() {
+            Some(tag) => name.name_only().with_tag(tag).unwrap_or_else(|_| name.clone()),
+            None => name.name_only().tag_or_latest(),
+        };
+        let image = self.store.image(&tagged.to_string())?;
         Ok(image
             .map(|image| image.target)
             .filter(|desc| name.digest().is_none_or(|wanted| wanted == desc.digest)))
