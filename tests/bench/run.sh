@@ -33,8 +33,11 @@ mkdir -p "$work/base/bin" "$work/base/etc"
 cp /bin/busybox "$work/base/bin/"
 for applet in $(/bin/busybox --list | grep -vx busybox); do ln -s busybox "$work/base/bin/$applet"; done
 echo 'root:x:0:0:root:/root:/bin/sh' > "$work/base/etc/passwd"
-umoci init --layout "$work/img" && umoci new --image "$work/img:b"
-umoci insert --image "$work/img:b" "$work/base" / >/dev/null
+umoci init --layout "$work/img"
+umoci new --image "$work/img:b"
+umoci unpack --image "$work/img:b" "$work/bundle" >/dev/null 2>&1
+cp -a "$work/base/." "$work/bundle/rootfs/"
+umoci repack --image "$work/img:b" "$work/bundle" >/dev/null 2>&1
 umoci config --image "$work/img:b" --config.env PATH=/bin
 until (: </dev/tcp/127.0.0.1/$port) 2>/dev/null; do sleep 0.05; done
 skopeo copy -q --dest-tls-verify=false "oci:$work/img:b" "docker://127.0.0.1:$port/library/busybox:latest"
@@ -53,7 +56,7 @@ compare() {
   local name=$1 prepare=$2 command=$3 side times=()
   for side in peer ours; do
     hyperfine -N --warmup 1 --runs "$RUNS" --export-json "$work/$side.json" \
-      --prepare "${prepare//\{sock\}/$work/$side.sock}" "${command//\{sock\}/$work/$side.sock}" >/dev/null 2>&1
+      --prepare "${prepare//\{sock\}/$work/$side.sock}" "${command//\{sock\}/$work/$side.sock}" >/dev/null
     times+=("$(python3 -c "import json;print(json.load(open('$work/$side.json'))['results'][0]['median'])")")
   done
   python3 -c "p,o=${times[0]},${times[1]};print(f'{\"$name\":<34} peer {p*1000:9.1f} ms   ours {o*1000:9.1f} ms   ratio {o/p:.2f}')"

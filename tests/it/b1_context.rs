@@ -79,3 +79,24 @@ fn a_copy_sees_a_symlinked_source_inside_the_context_only() {
     space.write("Dockerfile", "FROM scratch\nCOPY ../../../../etc/hostname /f\n");
     daemon.build(space.path(), &[]).failure();
 }
+
+#[test]
+fn what_was_built_stays_as_it_was_when_the_context_changes() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write("Dockerfile", "FROM busybox\nCOPY src /app\nCOPY src /etc\n");
+    space.write("src/f", "first").write("src/group", "from the context").write("src/sub/g", "kept");
+    daemon.build(space.path(), &["-t", "built:first"]).success();
+    space.write("src/f", "second").write("src/group", "changed too");
+    let (_, second) = daemon.build_to_dir(space.path(), &[]);
+    space.write("Dockerfile", "FROM built:first\n");
+    let (_, first) = daemon.build_to_dir(space.path(), &[]);
+    for dir in ["app", "etc"] {
+        assert_eq!(first.read(&format!("{dir}/f")), "first");
+        assert_eq!(first.read(&format!("{dir}/group")), "from the context");
+        assert_eq!(first.read(&format!("{dir}/sub/g")), "kept");
+        assert_eq!(second.read(&format!("{dir}/f")), "second");
+        assert_eq!(second.read(&format!("{dir}/group")), "changed too");
+    }
+    assert!(first.read("etc/passwd").contains("root"));
+}

@@ -11,6 +11,8 @@ use crate::error::{Context, Result, SysError};
 
 /// Buffer for the plain way; large enough that the calls do not count, small enough for the stack's neighbourhood.
 const BUFFER: usize = 256 * 1024;
+/// Files up to this size are read and written as they are; a hole in them would save nothing worth the calls.
+const SMALL: u64 = 16 * 1024;
 /// At most this much per `copy_file_range`, so that a signal or a full disk is seen in time.
 const RANGE: usize = 1 << 30;
 
@@ -24,6 +26,9 @@ pub fn copy_file(src: &File, dst: &File, len: u64) -> Result<u64> {
     let len = len.min(size);
     if len == 0 {
         return Ok(0);
+    }
+    if len <= SMALL {
+        return copy_small(src, dst, len);
     }
     if len == size && rustix::fs::ioctl_ficlone(dst, src).is_ok() {
         return Ok(len);
@@ -39,6 +44,21 @@ pub fn copy_file(src: &File, dst: &File, len: u64) -> Result<u64> {
         rustix::fs::ftruncate(dst, len).on("ftruncate", "")?;
     }
     Ok(len)
+}
+
+/// One read and one write: for small files every further call costs more than the bytes.
+fn copy_small(src: &File, dst: &File, len: u64) -> Result<u64> {
+    use std::os::unix::fs::FileExt;
+    let mut buf = [0; SMALL as usize];
+    let mut filled = 0;
+    while filled < len as usize {
+        match src.read_at(&mut buf[filled..len as usize], filled as u64).on("read", "")? {
+            0 => break, // It was cut short meanwhile.
+            n => filled += n,
+        }
+    }
+    dst.write_all_at(&buf[..filled], 0).on("write", "")?;
+    Ok(filled as u64)
 }
 
 /// The next stretch of data at or after `at`, below `len`.

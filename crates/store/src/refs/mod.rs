@@ -84,6 +84,11 @@ impl Ref {
         self.node.row.lock().created_ms
     }
 
+    /// Whether it is what a client sent: plain files in one directory, whose inodes are replaced but never changed.
+    pub fn is_context(&self) -> bool {
+        self.node.row.lock().context
+    }
+
     /// Whether some layer of it still has to be fetched, unpacked or computed.
     pub fn is_lazy(&self) -> bool {
         !self.store.is_loaded(&self.node)

@@ -82,6 +82,18 @@ impl Root {
         })
     }
 
+    /// Gives the inode that is called `name` in the directory `from` (a single name, a symlink itself) the further name
+    /// `to` below this root. `EXDEV` across mounts.
+    pub fn link_from(&self, from: &Root, name: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+        let name = name.as_ref();
+        if name.components().count() != 1 {
+            return Err(SysError::new("linkat", name, Errno::INVAL));
+        }
+        self.at(to.as_ref(), "linkat", |dir, to| {
+            rustix::fs::linkat(from.as_fd(), name, dir, to, AtFlags::empty())
+        })
+    }
+
     /// Makes a device node, FIFO, socket or empty file at `p`. `mode` holds the type bits; `dev` is for devices.
     pub fn mknod(&self, p: impl AsRef<Path>, mode: u32, dev: u64) -> Result<()> {
         let kind = FileType::from_raw_mode(mode & libc::S_IFMT);

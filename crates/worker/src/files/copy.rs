@@ -5,7 +5,8 @@
 //! directory's metadata is set when its contents are there. With include patterns a directory is made only when something
 //! in it is copied.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,19 @@ pub(crate) struct CopyRequest<'a> {
     /// Whatever stands at a destination gives way.
     pub(crate) replace: bool,
     pub(crate) changes: Changes,
+    /// Set when inodes of the source may be shared.
+    pub(crate) share: Option<Share<'a>>,
     pub(crate) cancel: &'a CancellationToken,
+}
+
+/// How a copy can be a further name of the source's inode. Only for sources whose inodes never change: files of a
+/// client's directory are replaced, not written to, and what was built is only read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share<'a> {
+    /// The directory in which the destination's own files really are: an overlay's upper directory.
+    pub(crate) upper: &'a Root,
+    /// Inodes that the destination has already. A second name there would show as a hard link.
+    pub(crate) seen: &'a RefCell<HashSet<u64>>,
 }
 
 /// Copies from below `from` to below `to`.
@@ -71,6 +84,8 @@ pub(crate) fn copy(from: &Root, to: &Root, request: &CopyRequest<'_>) -> Result<
     if sources.is_empty() && !request.allow_empty {
         return Err(FileError::not_found(request.src));
     }
+    // With several sources a name may come twice, and an overlay does not see what was linked beneath it.
+    let share = request.share.filter(|_| sources.len() == 1);
     for source in sources {
         if request.cancel.is_cancelled() {
             return Err(FileError::Cancelled);
@@ -78,7 +93,7 @@ pub(crate) fn copy(from: &Root, to: &Root, request: &CopyRequest<'_>) -> Result<
         if request.unpack && unpack(from, &source, to, request)? {
             continue;
         }
-        copy_one(from, &source, to, request, &filter)?;
+        copy_one(from, &source, to, request, &filter, share)?;
     }
     Ok(())
 }
@@ -104,6 +119,7 @@ fn copy_one(
     to: &Root,
     request: &CopyRequest<'_>,
     filter: &WalkFilter,
+    share: Option<Share<'_>>,
 ) -> Result<()> {
     let bytes = source.as_os_str().as_bytes();
     let at = if request.follow { rooted(from, bytes)? } else { rooted_parent(from, bytes)? };
@@ -115,7 +131,8 @@ fn copy_one(
         Err(error) => return Err(error.into()),
     };
     let dest = place(source, &stat, to, request)?;
-    let mut copier = Copier { from, to, filter, request, links: HashMap::new() };
+    let mut copier =
+        Copier { from, to, filter, request, share, links: HashMap::new(), shared: HashMap::new() };
     if stat.is_dir() {
         return copier.tree(from.open_dir_nofollow(&at)?, stat, dest);
     }
@@ -180,6 +197,10 @@ struct Level {
     dst: Option<Root>,
     dst_path: PathBuf,
     finish: Finish,
+    /// It was made by this copy, so nothing is in it that was not copied.
+    fresh: bool,
+    /// Where files of it can be linked to; looked for when the first file comes.
+    upper: Option<Option<Root>>,
     /// Relative to the source, `/` separated; for patterns.
     path: String,
     state: rbuild_patterns::DirState,
@@ -193,6 +214,9 @@ struct Copier<'a> {
     request: &'a CopyRequest<'a>,
     /// First copies of files with several names, by inode.
     links: HashMap<(u64, u64), PathBuf>,
+    share: Option<Share<'a>>,
+    /// First names of inodes that are shared with the source.
+    shared: HashMap<u64, PathBuf>,
 }
 
 impl Copier<'_> {
@@ -209,7 +233,18 @@ impl Copier<'_> {
         };
         let entries = sorted(&src)?;
         let state = rbuild_patterns::DirState::default();
-        let top = Level { src, stat, dst: Some(dst), dst_path, finish, path: String::new(), state, entries };
+        let top = Level {
+            src,
+            stat,
+            dst: Some(dst),
+            dst_path,
+            finish,
+            fresh: finish == Finish::All,
+            upper: None,
+            path: String::new(),
+            state,
+            entries,
+        };
         let mut levels = vec![top];
         while let Some(level) = levels.last_mut() {
             if self.request.cancel.is_cancelled() {
@@ -253,13 +288,17 @@ impl Copier<'_> {
                 return Ok(());
             }
             self.make_levels(levels)?;
-            let level = levels.last().expect("an entry is in a directory");
+            let level = levels.last_mut().expect("an entry is in a directory");
+            if self.share(level, name, &stat)? {
+                return Ok(());
+            }
             let dst = level.dst.as_ref().expect("made above");
             return self.leaf((&level.src, name), &stat, (dst, name), &dst_path);
         }
         let src = level.src.open_dir_nofollow(name)?;
         let entries = sorted(&src)?;
-        levels.push(Level { src, stat, dst: None, dst_path, finish: Finish::All, path, state, entries });
+        let (dst, upper, finish) = (None, None, Finish::All);
+        levels.push(Level { src, stat, dst, dst_path, finish, fresh: false, upper, path, state, entries });
         if verdict == Verdict::Emit {
             self.make_levels(levels)?;
         }
@@ -274,10 +313,12 @@ impl Copier<'_> {
             let parent = above.last().and_then(|level| level.dst.as_ref()).expect("made from the outside in");
             let level = &mut rest[0];
             let name = level.dst_path.file_name().map(OsString::from).unwrap_or_default();
+            let made = parent.stat(Path::new(&name)).is_err_and(|error| error.is_not_found());
             let (dst, finish) =
                 self.directory(parent, Path::new(&name), &level.stat, &level.dst_path, Finish::All)?;
             level.dst = Some(dst);
             level.finish = finish;
+            level.fresh = made;
         }
         Ok(())
     }
@@ -305,6 +346,44 @@ impl Copier<'_> {
         parent.remove_all(name)?;
         parent.mkdir(name, stat.permissions())?;
         Ok((parent.open_dir_nofollow(name)?, Finish::All))
+    }
+
+    /// Makes the copy a further name of the source's inode, if nothing about it is to change and nothing is in its
+    /// way. False: it has to be copied.
+    fn share(&mut self, level: &mut Level, name: &Path, stat: &Stat) -> Result<bool> {
+        let (Some(share), Some(dst)) = (self.share, &level.dst) else { return Ok(false) };
+        if !stat.is_file() || !self.request.changes.keep(stat) {
+            return Ok(false);
+        }
+        if !level.fresh && !dst.stat(name).is_err_and(|error| error.is_not_found()) {
+            return Ok(false);
+        }
+        if level.upper.is_none() {
+            // A directory of a layer below gets a place in the upper directory when something about it is set.
+            if !level.fresh {
+                dst.utimes(Path::new("."), level.stat.mtime_ns)?;
+            }
+            level.upper = Some(share.upper.open_dir(&level.dst_path).ok());
+        }
+        let Some(Some(upper)) = &level.upper else { return Ok(false) };
+        let path = level.dst_path.join(name);
+        let linked = match self.shared.get(&stat.ino) {
+            Some(first) => share.upper.hard_link(first, &path),
+            None if !share.seen.borrow_mut().insert(stat.ino) => return Ok(false),
+            None => upper.link_from(&level.src, name, name),
+        };
+        match linked {
+            Ok(()) => {
+                self.shared.entry(stat.ino).or_insert(path);
+                Ok(true)
+            }
+            // Another file system, or as many names as an inode can have.
+            Err(error) => {
+                tracing::trace!(%error, "copying instead of sharing");
+                level.upper = Some(None);
+                Ok(false)
+            }
+        }
     }
 
     /// Copies anything but a directory.

@@ -28,6 +28,14 @@ impl Changes {
         self.owner.unwrap_or(Owner { uid: stat.uid, gid: stat.gid })
     }
 
+    /// Whether a copy of a file with `stat` is to have just its metadata.
+    pub(crate) fn keep(&self, stat: &Stat) -> bool {
+        let mode = self.mode.apply(stat.permissions(), false);
+        self.owner(stat) == Owner { uid: stat.uid, gid: stat.gid }
+            && mode == stat.permissions()
+            && self.mtime(stat) == stat.mtime_ns
+    }
+
     /// Time of a copy of something with `stat`.
     pub(crate) fn mtime(&self, stat: &Stat) -> i64 {
         self.mtime_ns.unwrap_or(stat.mtime_ns)

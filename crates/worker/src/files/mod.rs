@@ -16,7 +16,7 @@ mod paths;
 mod unpack;
 
 pub(crate) use chmod::ModeChange;
-pub(crate) use copy::{CopyRequest, copy};
+pub(crate) use copy::{CopyRequest, Share, copy};
 pub use error::FileError;
 pub(crate) use glob::has_wildcard;
 pub(crate) use make::{MakeDir, MakeFile, MakeLink, make_dir, make_file, make_link, remove};

@@ -77,6 +77,7 @@ fn apply(kind: &FileActionKind, dst: &Root, src: &Root, owner: Option<Owner>) ->
                 required: &action.required_paths,
                 replace: action.always_replace_existing,
                 changes: Changes { owner, mode, mtime_ns: action.timestamp_ns },
+                share: None,
                 cancel: &CancellationToken::new(),
             };
             copy(src, dst, &request)
@@ -408,4 +409,47 @@ fn archives_cannot_leave_their_directory() {
     // What it says is checked by `run`; whether it is refused or lands inside is the archive's luck.
     let landed = trees.run(&FileActionKind::Copy(Box::new(add)), None).is_ok();
     assert_eq!(landed, trees.at("dst/x").join(outside.strip_prefix("/").unwrap()).join("canary").exists());
+}
+
+#[test]
+fn shared_inodes_are_those_that_need_no_change() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let (src, dst) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for name in ["a", "b", "c"] {
+        std::fs::write(src.path().join(name), name).unwrap();
+    }
+    std::fs::hard_link(src.path().join("a"), src.path().join("a2")).unwrap();
+    std::fs::set_permissions(src.path().join("c"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(dst.path().join("b"), "in the way").unwrap();
+    let (from, to) = (Root::open(src.path()).unwrap(), Root::open(dst.path()).unwrap());
+    let seen = std::cell::RefCell::new(std::collections::HashSet::new());
+    let copy_to = |dest: &str| {
+        let request = CopyRequest {
+            src: "/",
+            dest,
+            contents: true,
+            follow: true,
+            wildcard: false,
+            allow_empty: false,
+            unpack: false,
+            create_dest: true,
+            include: &[],
+            exclude: &[],
+            required: &[],
+            replace: false,
+            changes: Changes { owner: None, mode: ModeChange::Bits(0o644), mtime_ns: None },
+            share: Some(super::Share { upper: &to, seen: &seen }),
+            cancel: &CancellationToken::new(),
+        };
+        copy(&from, &to, &request).unwrap();
+    };
+    copy_to("/");
+    let inode = |dir: &tempfile::TempDir, name: &str| std::fs::metadata(dir.path().join(name)).unwrap().ino();
+    assert_eq!(inode(&src, "a"), inode(&dst, "a"));
+    assert_eq!(inode(&dst, "a"), inode(&dst, "a2"), "the hard link is lost");
+    assert_ne!(inode(&src, "b"), inode(&dst, "b"), "something was in its way");
+    assert_ne!(inode(&src, "c"), inode(&dst, "c"), "its mode had to change");
+    assert_eq!(std::fs::read_to_string(dst.path().join("b")).unwrap(), "b");
+    copy_to("/again");
+    assert_ne!(inode(&dst, "a"), inode(&dst, "again/a"), "two copies would show as hard links");
 }

@@ -2,8 +2,11 @@
 //!
 //! What only the next action uses is changed in place; everything else becomes a ref of its own.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rbuild_llb::{Chmod, Chown, FileAction, FileActionKind, FileOp, UserRef};
 use rbuild_solver::OpContext;
 use rbuild_store::{MutableRef, NewMutable, Ref, TreeGuard};
@@ -11,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::OpError;
 use crate::files::{
-    self, Changes, CopyRequest, FileError, MakeDir, MakeFile, MakeLink, ModeChange, Owner, find_group,
+    self, Changes, CopyRequest, FileError, MakeDir, MakeFile, MakeLink, ModeChange, Owner, Share, find_group,
     find_user,
 };
 use crate::op::LlbOp;
@@ -31,7 +34,8 @@ pub(crate) async fn run(
     inputs: &[Ref],
 ) -> Result<Vec<Ref>, OpError> {
     let _permit = op.worker.permits.take(cx.cancel()).await?;
-    let mut run = Run { op, file, cancel: cx.cancel().clone(), inputs, made: Vec::new() };
+    let mut run =
+        Run { op, file, cancel: cx.cancel().clone(), inputs, made: Vec::new(), seen: Arc::default() };
     run.made.resize_with(file.actions.len(), || Made::Nothing);
     for index in 0..file.actions.len() {
         if cx.cancel().is_cancelled() {
@@ -48,6 +52,8 @@ struct Run<'a> {
     cancel: CancellationToken,
     inputs: &'a [Ref],
     made: Vec<Made>,
+    /// Inodes that the trees being made share with a client's directory.
+    seen: Arc<Mutex<HashSet<u64>>>,
 }
 
 impl Run<'_> {
@@ -65,8 +71,19 @@ impl Run<'_> {
         };
         let tree = mutable.tree().await?;
         let cancel = self.cancel.clone();
+        let upper = match &secondary {
+            Some(source) if source.is_context() => {
+                mutable.mount()?.write_dir().map(std::path::Path::to_owned)
+            }
+            _ => None,
+        };
+        let kept = self.seen.clone();
         let work = move || {
-            let done = perform(&action, &tree, from.as_ref(), &names, &cancel);
+            let upper = upper.map(rbuild_sys::Root::open).transpose()?;
+            let seen = RefCell::new(std::mem::take(&mut *kept.lock()));
+            let share = upper.as_ref().map(|upper| Share { upper, seen: &seen });
+            let done = perform(&action, &tree, from.as_ref(), &names, share, &cancel);
+            *kept.lock() = seen.into_inner();
             // The mount has to go before the tree can be committed.
             drop(tree);
             done
@@ -210,6 +227,7 @@ fn perform(
     tree: &TreeGuard,
     from: Option<&TreeGuard>,
     names: &Names,
+    share: Option<Share<'_>>,
     cancel: &CancellationToken,
 ) -> Result<(), FileError> {
     let root = tree.root();
@@ -235,6 +253,7 @@ fn perform(
                 required: &copy.required_paths,
                 replace: copy.always_replace_existing,
                 changes: Changes { owner, mode, mtime_ns: copy.timestamp_ns },
+                share,
                 cancel,
             };
             // Copying from nothing finds nothing.
