@@ -4,7 +4,7 @@ export CARGO_TERM_COLOR ?= auto
 BINS = --bin rbuildd --bin rbuildctl
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build release demo test lint fmt unit e2e slow golden fuzz bench deny clean
+.PHONY: help deps build release demo test lint fmt unit e2e bench deny clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,12 +35,6 @@ unit: ## unit, golden and property tests of every crate
 
 e2e: build ## end-to-end tests; CASE=name picks some
 	$(CARGO) test --locked -p rbuild-tests -- $(CASE)
-
-golden: ## accept changed golden files
-	RBUILD_ACCEPT=1 $(CARGO) test --locked -p rbuild-dockerfile -p rbuild-progress -p rbuild-exec
-
-fuzz: ## run the fuzz targets, SECONDS each (needs cargo-fuzz and a nightly toolchain)
-	tests/fuzz.sh
 
 bench: release ## measure against a buildkitd that you provide (see docs/performance.md)
 	tests/bench/run.sh

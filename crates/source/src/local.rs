@@ -122,11 +122,20 @@ impl Source for LocalSource {
             ReceiveOptions { request_all: asked.all, counter: counter.clone(), ..ReceiveOptions::default() };
         let status = request.reporter.status(&format!("transferring {}:", asked.sync.name), "transferring");
         let root = context.root()?;
-        let index = {
+        let received = {
             let work = receive(&session, &asked.sync, root, previous.as_ref(), Arc::new(Headers), &options);
             tokio::select! {
-                index = work => index?,
+                received = work => received,
                 never = show(&status, &counter) => match never {},
+            }
+        };
+        let index = match received {
+            Ok(index) => index,
+            Err(error) => {
+                if let Err(error) = context.discard().await {
+                    tracing::debug!(%error, "emptying a context whose transfer failed");
+                }
+                return Err(error.into());
             }
         };
         status.set(counter.bytes(), 0);

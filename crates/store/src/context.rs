@@ -296,6 +296,11 @@ impl LocalContext {
         .await
     }
 
+    /// The transfer failed: what came of it is of no use to the next one and gives its room back now.
+    pub async fn discard(self) -> Result<()> {
+        blocking(move || Ok(self.root()?.clear()?)).await
+    }
+
     fn keep_index(&self, index: &[u8]) -> Result<()> {
         let dir = self.dir();
         let (path, open) = (dir.join("index"), dir.join("index.open"));
