@@ -190,13 +190,8 @@ pub(crate) fn size(text: &str) -> Option<u64> {
         _ => return None,
     };
     let number: f64 = digits.parse().ok()?;
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "sizes of this order need no exact arithmetic; the sign is checked"
-    )]
-    (number >= 0.0 && number.is_finite()).then(|| (number * unit as f64) as u64)
+    let bytes = (number * unit as f64) as u64;
+    (number >= 0.0 && number.is_finite()).then_some(bytes)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! End-to-end scenarios, a file per line of the acceptance list. All need root (mounts, namespaces).
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 mod a1_apt;
 mod a2_files;
