@@ -1,35 +1,47 @@
-//! What the events add up to: vertices in order of appearance, their statuses, logs not yet shown.
+//! What the events add up to: vertices in the order in which they began, groups of vertices as one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use prost_types::Timestamp;
-use rbuild_api::moby::buildkit::v1::{StatusResponse, Vertex, VertexStatus, VertexWarning};
+use rbuild_api::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning};
+use rbuild_api::pb;
 
 use super::Summary;
+use super::log::{Keep, Log};
+use super::spans::{Spans, seconds};
 use super::text;
 
-/// Lines of a failed step's log that are repeated at the end.
-pub(super) const LAST_LINES: usize = 10;
-/// A longer line is cut into several: no log can make memory grow.
-const MAX_LINE: usize = 64 << 10;
-
-/// One vertex as it is shown.
+/// One vertex, or a group of vertices that is shown as one.
 #[derive(Debug, Default)]
 pub(super) struct Entry {
     pub(super) vertex: Vertex,
+    pub(super) spans: Spans,
+    /// The group that is shown instead.
+    group: Option<usize>,
+    /// Of a group.
+    members: Vec<usize>,
     /// `#N`; given when it is first shown.
     pub(super) number: Option<usize>,
-    /// Statuses in order of appearance, with how each was last shown in plain mode.
+    /// Statuses in order of appearance.
     pub(super) statuses: Vec<Status>,
-    /// Complete log lines, with seconds since the start, not yet shown in plain mode.
-    pub(super) lines: VecDeque<String>,
-    /// The end of the log.
-    pub(super) last: VecDeque<String>,
-    partial: HashMap<i64, (Vec<u8>, f64)>,
+    by_id: HashMap<String, usize>,
+    /// Statuses that changed since they were last looked at.
+    pub(super) updated: BTreeSet<usize>,
+    /// Short texts of its warnings.
+    pub(super) warnings: Vec<String>,
+    pub(super) warnings_shown: usize,
+    pub(super) log: Log,
     /// Something happened since it was last shown.
     pub(super) changed: bool,
-    pub(super) end_shown: bool,
+    /// How much happened since `since`: what makes a vertex more worth showing than another.
+    pub(super) count: usize,
+    /// Since when it waits for the floor, or has it.
+    pub(super) since: Option<Duration>,
+    /// The last line of its last showing.
+    pub(super) end_shown: Option<String>,
+    /// How often its log was part of a frame.
+    pub(super) framed: usize,
+    listed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +52,7 @@ pub(super) struct Status {
 
 impl Entry {
     pub(super) fn name(&self) -> String {
-        text::clean(&self.vertex.name)
+        text::one_line(&self.vertex.name)
     }
 
     pub(super) fn is_complete(&self) -> bool {
@@ -55,67 +67,44 @@ impl Entry {
         !self.vertex.error.is_empty() && !self.is_cancelled()
     }
 
-    /// Seconds of work so far.
-    pub(super) fn seconds(&self) -> f64 {
-        let Some(started) = self.vertex.started else { return 0.0 };
-        seconds_between(started, self.vertex.completed.unwrap_or_else(clock))
+    fn is_visible(&self) -> bool {
+        self.group.is_none() && self.vertex.started.is_some() && !self.vertex.name.is_empty()
     }
 
-    fn log(&mut self, stream: i64, at: Option<Timestamp>, bytes: &[u8]) {
-        let seconds = match (self.vertex.started, at) {
-            (Some(started), Some(at)) => seconds_between(started, at),
-            _ => 0.0,
+    /// Takes a vertex's new state. Whether it differs from the old.
+    fn update(&mut self, mut vertex: Vertex) -> bool {
+        if vertex.name.is_empty() {
+            vertex.name = std::mem::take(&mut self.vertex.name);
+        }
+        if vertex.started.is_none() && self.vertex.started.is_some() {
+            // Named once more by another part of the build: that does not undo its beginning.
+            let changed = self.vertex.name != vertex.name;
+            self.vertex.name = vertex.name;
+            return changed;
+        }
+        if let Some(started) = vertex.started {
+            self.spans.set(seconds(started), vertex.completed.map(seconds));
+        }
+        let changed = self.vertex != vertex;
+        self.vertex = vertex;
+        changed
+    }
+
+    fn status(&mut self, status: VertexStatus) {
+        let index = match self.by_id.get(&status.id) {
+            Some(index) => {
+                self.statuses[*index].status = status;
+                *index
+            }
+            None => {
+                self.by_id.insert(status.id.clone(), self.statuses.len());
+                self.statuses.push(Status { status, shown: None });
+                self.statuses.len() - 1
+            }
         };
-        let (mut buffer, first) = self.partial.remove(&stream).unwrap_or((Vec::new(), seconds));
-        let mut at = first;
-        for byte in bytes {
-            if *byte == b'\n' || buffer.len() >= MAX_LINE {
-                self.line(at, &buffer);
-                buffer.clear();
-                at = seconds;
-            }
-            if *byte != b'\n' {
-                buffer.push(*byte);
-            }
-        }
-        if !buffer.is_empty() {
-            self.partial.insert(stream, (buffer, at));
-        }
+        self.updated.insert(index);
+        self.count += 1;
     }
-
-    fn line(&mut self, seconds: f64, bytes: &[u8]) {
-        let text = text::clean(&String::from_utf8_lossy(bytes));
-        let line = format!("{seconds:.3} {text}");
-        self.last.push_back(line.clone());
-        if self.last.len() > LAST_LINES {
-            self.last.pop_front();
-        }
-        self.lines.push_back(line);
-        self.changed = true;
-    }
-
-    fn flush(&mut self) {
-        let mut partial: Vec<_> = self.partial.drain().collect();
-        partial.sort_by_key(|(stream, _)| *stream);
-        for (_, (buffer, seconds)) in partial {
-            self.line(seconds, &buffer);
-        }
-    }
-}
-
-fn clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Timestamp {
-        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
-    }
-}
-
-/// From `start` to `end` in seconds, never negative.
-#[allow(clippy::cast_precision_loss, reason = "shown with at most three digits after the point")]
-pub(super) fn seconds_between(start: Timestamp, end: Timestamp) -> f64 {
-    let seconds = end.seconds.saturating_sub(start.seconds) as f64;
-    (seconds + f64::from(end.nanos.saturating_sub(start.nanos)) / 1e9).max(0.0)
 }
 
 /// All vertices of a build.
@@ -123,57 +112,168 @@ pub(super) fn seconds_between(start: Timestamp, end: Timestamp) -> f64 {
 pub(super) struct Board {
     pub(super) entries: Vec<Entry>,
     index: HashMap<String, usize>,
+    groups: HashMap<String, usize>,
+    /// Entries that are shown, in the order in which they began.
+    order: Vec<usize>,
+    /// Of these, those that go on.
+    pub(super) open: BTreeSet<usize>,
+    /// Entries that changed since they were last looked at.
+    pub(super) dirty: Vec<usize>,
     pub(super) warnings: Vec<VertexWarning>,
     numbered: usize,
-    pub(super) began: Option<std::time::Instant>,
+    pub(super) keep: Keep,
+    /// Bytes of logs since it was last asked.
+    pub(super) fresh_bytes: usize,
+    /// By how much this clock is ahead of the daemon's.
+    ahead: Option<f64>,
 }
 
 impl Board {
-    /// Takes events in. `quiet`: logs are not kept to be shown.
-    pub(super) fn apply(&mut self, event: StatusResponse, quiet: bool) {
-        self.began.get_or_insert_with(std::time::Instant::now);
-        for vertex in event.vertexes {
-            let entry = self.entry(&vertex.digest);
-            entry.changed |= vertex.started.is_some() && entry.vertex != vertex;
-            // A vertex may be started again after it had completed; a name once known stays.
-            let name = std::mem::take(&mut entry.vertex.name);
-            entry.end_shown &= vertex.completed.is_some();
-            entry.vertex = vertex;
-            if entry.vertex.name.is_empty() {
-                entry.vertex.name = name;
-            }
-            if entry.is_complete() {
-                entry.flush();
-            }
-        }
-        for status in event.statuses {
-            let entry = self.entry(&status.vertex.clone());
-            entry.changed = true;
-            match entry.statuses.iter_mut().find(|known| known.status.id == status.id) {
-                Some(known) => known.status = status,
-                None => entry.statuses.push(Status { status, shown: None }),
-            }
-        }
-        for log in event.logs {
-            let entry = self.entry(&log.vertex);
-            entry.log(log.stream, log.timestamp, &log.msg);
-            if quiet {
-                entry.lines.clear();
-            }
-        }
-        self.warnings.extend(event.warnings);
+    pub(super) fn new(keep: Keep) -> Self {
+        Self { keep, ..Self::default() }
     }
 
-    fn entry(&mut self, digest: &str) -> &mut Entry {
-        let index = match self.index.get(digest) {
-            Some(index) => *index,
-            None => {
-                self.entries.push(Entry::default());
-                self.index.insert(digest.to_owned(), self.entries.len() - 1);
-                self.entries.len() - 1
+    /// Takes events in.
+    pub(super) fn apply(&mut self, event: StatusResponse) {
+        for vertex in event.vertexes {
+            self.vertex(vertex);
+        }
+        for status in event.statuses {
+            let index = self.shown(&status.vertex);
+            self.entries[index].status(status);
+            self.mark(index);
+        }
+        for log in &event.logs {
+            self.log(log);
+        }
+        for warning in event.warnings {
+            if self.index.contains_key(&warning.vertex) {
+                let index = self.shown(&warning.vertex);
+                self.entries[index].warnings.push(text::one_line(&String::from_utf8_lossy(&warning.short)));
+                self.mark(index);
             }
+            self.warnings.push(warning);
+        }
+    }
+
+    fn vertex(&mut self, vertex: Vertex) {
+        if let Some(started) = vertex.started {
+            self.ahead.get_or_insert_with(|| clock() - seconds(started));
+        }
+        let index = self.entry(&vertex.digest);
+        let group = vertex.progress_group.clone().filter(|group| !group.id.is_empty());
+        let mut changed = self.entries[index].update(vertex);
+        let mut shown = index;
+        if let Some(group) = group {
+            shown = self.join(index, group);
+            changed |= self.refresh(shown);
+        }
+        self.list(shown);
+        if changed {
+            self.mark(shown);
+        }
+    }
+
+    /// Keeps the lists after a change.
+    fn list(&mut self, index: usize) {
+        let keep = self.keep;
+        let entry = &mut self.entries[index];
+        if !entry.is_visible() {
+            return;
+        }
+        if !std::mem::replace(&mut entry.listed, true) {
+            self.order.push(index);
+        }
+        if entry.is_complete() {
+            let lines = entry.log.flush(keep);
+            entry.count += lines;
+            self.open.remove(&index);
+        } else {
+            self.open.insert(index);
+        }
+    }
+
+    fn mark(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.entries[index].changed, true) {
+            self.dirty.push(index);
+        }
+    }
+
+    fn log(&mut self, log: &VertexLog) {
+        let started = self.index.get(&log.vertex).and_then(|index| self.entries[*index].vertex.started);
+        let at = match (started, log.timestamp) {
+            (Some(started), Some(at)) => (seconds(at) - seconds(started)).max(0.0),
+            _ => 0.0,
         };
-        &mut self.entries[index]
+        let index = self.shown(&log.vertex);
+        let entry = &mut self.entries[index];
+        entry.count += entry.log.feed(log.stream, at, &log.msg, self.keep);
+        self.fresh_bytes += log.msg.len();
+        self.mark(index);
+    }
+
+    /// Makes a vertex part of a group.
+    fn join(&mut self, index: usize, group: pb::ProgressGroup) -> usize {
+        let next = self.entries.len();
+        let shown = *self.groups.entry(group.id).or_insert(next);
+        if shown == next {
+            let vertex = Vertex { name: group.name, ..Vertex::default() };
+            self.entries.push(Entry { vertex, ..Entry::default() });
+        }
+        if self.entries[index].group.is_none() {
+            self.entries[index].group = Some(shown);
+            self.entries[shown].members.push(index);
+            // It may have been shown by itself before anybody said that it is in a group.
+            if self.entries[index].listed {
+                self.open.remove(&index);
+                self.order.retain(|listed| *listed != index);
+            }
+        }
+        shown
+    }
+
+    /// What the members' states make of their group's. Whether that differs from before.
+    fn refresh(&mut self, index: usize) -> bool {
+        let group = &self.entries[index];
+        let mut spans = Spans::default();
+        let mut state = Vertex { name: group.vertex.name.clone(), cached: true, ..Vertex::default() };
+        let mut running = false;
+        let begun = group.members.iter().map(|member| &self.entries[*member]);
+        for member in begun.filter(|member| member.vertex.started.is_some()) {
+            let vertex = &member.vertex;
+            let earlier = |a: prost_types::Timestamp, b| if seconds(a) <= seconds(b) { a } else { b };
+            let later = |a: prost_types::Timestamp, b| if seconds(a) >= seconds(b) { a } else { b };
+            state.started = state.started.into_iter().chain(vertex.started).reduce(earlier);
+            state.completed = state.completed.into_iter().chain(vertex.completed).reduce(later);
+            state.cached &= vertex.cached;
+            running |= vertex.completed.is_none();
+            if state.error.is_empty() {
+                state.error.clone_from(&vertex.error);
+            }
+            spans.join(&member.spans);
+        }
+        if running {
+            state.completed = None;
+        }
+        let group = &mut self.entries[index];
+        let changed = group.vertex != state;
+        (group.spans, group.vertex) = (spans, state);
+        changed
+    }
+
+    fn entry(&mut self, digest: &str) -> usize {
+        if let Some(index) = self.index.get(digest) {
+            return *index;
+        }
+        self.entries.push(Entry::default());
+        self.index.insert(digest.to_owned(), self.entries.len() - 1);
+        self.entries.len() - 1
+    }
+
+    /// The entry under which what a vertex does is shown.
+    fn shown(&mut self, digest: &str) -> usize {
+        let index = self.entry(digest);
+        self.entries[index].group.unwrap_or(index)
     }
 
     /// The number of an entry that is about to be shown.
@@ -186,17 +286,36 @@ impl Board {
     }
 
     /// Entries that have something to show: begun, and with a name.
-    pub(super) fn visible(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.iter().filter(|entry| entry.vertex.started.is_some() && !entry.vertex.name.is_empty())
+    pub(super) fn visible(&self) -> impl Iterator<Item = (usize, &Entry)> {
+        self.order.iter().map(|index| (*index, &self.entries[*index]))
+    }
+
+    /// Entries that changed, began and have a name; what else changed waits for its beginning.
+    pub(super) fn take_dirty(&mut self) -> Vec<usize> {
+        let (visible, hidden) = std::mem::take(&mut self.dirty).into_iter().partition(|index| {
+            let entry = &self.entries[*index];
+            entry.is_visible()
+        });
+        self.dirty = hidden;
+        visible
+    }
+
+    /// The daemon's time.
+    pub(super) fn now(&self) -> f64 {
+        clock() - self.ahead.unwrap_or(0.0)
     }
 
     pub(super) fn summary(&self) -> Summary {
-        let count = |keep: &dyn Fn(&Entry) -> bool| self.visible().filter(|entry| keep(entry)).count();
+        let count = |keep: fn(&Entry) -> bool| self.visible().filter(|(_, entry)| keep(entry)).count();
         Summary {
-            vertices: count(&|_| true),
-            cached: count(&|entry| entry.vertex.cached),
-            failed: count(&Entry::is_failed),
+            vertices: count(|_| true),
+            cached: count(|entry| entry.vertex.cached),
+            failed: count(Entry::is_failed),
             warnings: self.warnings.len(),
         }
     }
+}
+
+fn clock() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }

@@ -2,8 +2,12 @@
 //! It doesn't matter which daemon the stream comes from.
 
 mod board;
+mod colours;
+mod log;
 mod plain;
 mod raw;
+mod rows;
+mod spans;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -18,11 +22,18 @@ use futures::{Stream, StreamExt as _};
 use rbuild_api::moby::buildkit::v1::StatusResponse;
 
 use board::Board;
+use log::Keep;
 use plain::Plain;
 use tty::Tty;
 
 /// Time between two looks at what has changed, and between two frames.
 const REDRAW: Duration = Duration::from_millis(100);
+/// Events that are taken in at a time.
+const BATCH: usize = 64;
+/// After this many bytes of logs lines are shown without waiting for the next look: memory stays bounded.
+const MAX_FRESH_BYTES: usize = 1 << 20;
+/// Lines of each log's end that the live view keeps, to repeat them if the step fails.
+const TTY_TAIL: usize = 1_000;
 
 /// How progress is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -66,13 +77,15 @@ pub struct RenderOptions {
     pub colour: bool,
     /// A line with the totals at the end.
     pub summary: bool,
+    /// The warnings at the end with their explanations and the lines that they are about.
+    pub details: bool,
 }
 
 impl Default for RenderOptions {
-    /// Colours unless `NO_COLOR` is set; with totals.
+    /// Colours unless `NO_COLOR` is set; with totals; warnings without details.
     fn default() -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { colour: !no_color, summary: true }
+        Self { colour: !no_color, summary: true, details: false }
     }
 }
 
@@ -115,6 +128,8 @@ pub struct Renderer {
     writer: Box<dyn Write + Send>,
     options: RenderOptions,
     started: Instant,
+    /// Nobody reads what is written.
+    broken: bool,
 }
 
 enum View {
@@ -144,7 +159,12 @@ impl Renderer {
             Mode::Quiet => View::Quiet,
             Mode::Auto | Mode::Plain => View::Plain(Plain::default()),
         };
-        Self { board: Board::default(), view, writer, options, started: Instant::now() }
+        let keep = match view {
+            View::Plain(_) => Keep { pending: true, tail: text::LAST_LINES },
+            View::Tty(_) => Keep { pending: false, tail: TTY_TAIL },
+            View::RawJson | View::Quiet => Keep { pending: false, tail: 1 },
+        };
+        Self { board: Board::new(keep), view, writer, options, started: Instant::now(), broken: false }
     }
 
     /// Renders to stderr.
@@ -155,65 +175,88 @@ impl Renderer {
     /// Shows events until the stream ends, then what failed, the warnings and the totals. A writer that fails
     /// (a closed pipe) ends the showing, not the reading.
     pub async fn run(mut self, events: impl Stream<Item = StatusResponse> + Send) -> Summary {
-        let mut events = std::pin::pin!(events);
+        let mut events = std::pin::pin!(events.ready_chunks(BATCH));
         let mut ticks = tokio::time::interval(REDRAW);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut broken = false;
         loop {
-            let event = tokio::select! {
-                event = events.next() => match event {
-                    Some(event) => Some(event),
+            let batch = tokio::select! {
+                batch = events.next() => match batch {
+                    Some(batch) => Some(batch),
                     None => break,
                 },
                 _ = ticks.tick() => None,
             };
             // The terminal may stall (Ctrl-S, a slow pipe): that must not stall sessions on the same runtime.
             let shown = tokio::task::spawn_blocking(move || {
-                let result = if broken { Ok(()) } else { self.show(event) };
-                (self, result)
+                self.step(batch);
+                self
             });
-            let Ok((renderer, result)) = shown.await else { return Summary::default() };
+            let Ok(renderer) = shown.await else { return Summary::default() };
             self = renderer;
-            broken |= result.is_err();
         }
         let summary = self.board.summary();
-        if !broken && tokio::task::spawn_blocking(move || self.finish()).await.is_err() {
+        if !self.broken && tokio::task::spawn_blocking(move || self.finish()).await.is_err() {
             tracing::debug!("the end of the progress was not shown");
         }
         summary
     }
 
-    fn show(&mut self, event: Option<StatusResponse>) -> io::Result<()> {
-        if let (View::RawJson, Some(event)) = (&self.view, &event) {
-            writeln!(self.writer, "{}", raw::json(event))?;
+    /// Takes events in; without any, it is time to show.
+    fn step(&mut self, batch: Option<Vec<StatusResponse>>) {
+        let Some(batch) = batch else { return self.try_to(Self::show) };
+        if matches!(self.view, View::RawJson) {
+            let lines = batch.iter().map(|event| format!("{}\n", raw::json(event))).collect::<String>();
+            self.try_to(|renderer| {
+                renderer.writer.write_all(lines.as_bytes())?;
+                renderer.writer.flush()
+            });
         }
-        if let Some(event) = event {
-            self.board.apply(event, !matches!(self.view, View::Plain(_)));
+        for event in batch {
+            self.board.apply(event);
+            if self.board.fresh_bytes > MAX_FRESH_BYTES && matches!(self.view, View::Plain(_)) {
+                self.try_to(Self::show);
+            }
         }
+    }
+
+    /// Writes, unless that failed before.
+    fn try_to(&mut self, write: impl FnOnce(&mut Self) -> io::Result<()>) {
+        if !self.broken && write(self).is_err() {
+            self.broken = true;
+            self.board.keep.pending = false;
+        }
+    }
+
+    fn show(&mut self) -> io::Result<()> {
         match &mut self.view {
             View::Plain(plain) => {
-                let text = plain.lines(&mut self.board);
+                self.board.fresh_bytes = 0;
+                let text = plain.lines(&mut self.board, self.started.elapsed());
                 self.writer.write_all(text.as_bytes())?;
+                self.writer.flush()
             }
-            View::Tty(tty) => tty.draw(&mut self.board, false)?,
-            View::RawJson | View::Quiet => return Ok(()),
+            View::Tty(tty) => tty.draw(&mut self.board, false),
+            View::RawJson | View::Quiet => Ok(()),
         }
-        self.writer.flush()
     }
 
     fn finish(mut self) -> io::Result<()> {
-        match &mut self.view {
+        let colour = match &mut self.view {
             View::Plain(plain) => {
                 let text = plain.finish(&mut self.board);
                 self.writer.write_all(text.as_bytes())?;
+                None
             }
             View::Tty(tty) => {
                 tty.draw(&mut self.board, true)?;
                 let text = text::failures(&self.board);
                 self.writer.write_all(text.as_bytes())?;
+                tty.colours.warning.clone()
             }
             View::RawJson | View::Quiet => return Ok(()),
-        }
+        };
+        let warnings = text::warnings(&self.board, self.options.details, colour.as_deref());
+        self.writer.write_all(warnings.as_bytes())?;
         let summary = self.board.summary();
         if self.options.summary && summary.vertices > 0 {
             writeln!(self.writer, "\n{}", summary.line(self.started.elapsed()))?;

@@ -1,15 +1,22 @@
 //! Words and numbers that the views share.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use rbuild_api::moby::buildkit::v1::VertexStatus;
+use rbuild_api::moby::buildkit::v1::{VertexStatus, VertexWarning};
+use rbuild_api::pb::{Position, Range, SourceInfo};
 
-use super::board::{Board, seconds_between};
+use super::board::Board;
+use super::spans::seconds;
 
-/// Text from outside without what a terminal would act on: escape sequences and control characters.
-pub(super) fn clean(text: &str) -> String {
-    if !text.chars().any(char::is_control) {
-        return text.to_owned();
+/// Lines of a failed step's log that are repeated at the end of plain output.
+pub(super) const LAST_LINES: usize = 10;
+
+/// A line from outside without what a terminal would act on: escape sequences and control characters.
+pub(super) fn clean(text: &str) -> Cow<'_, str> {
+    // All control characters but the rare C1 ones, which are two bytes that begin with 0xc2, are single bytes.
+    if !text.bytes().any(|byte| byte < b' ' || byte == 0x7f || byte == 0xc2) {
+        return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
@@ -25,9 +32,23 @@ pub(super) fn clean(text: &str) -> String {
     }
     // Of a line that overwrites itself (a download's counter), what stands last.
     match out.rsplit('\n').find(|part| !part.is_empty()) {
-        Some(last) if out.contains('\n') => last.to_owned(),
-        _ => out,
+        Some(last) if out.contains('\n') => Cow::Owned(last.to_owned()),
+        _ => Cow::Owned(out),
     }
+}
+
+/// A name or a message on one line, clean.
+pub(super) fn one_line(text: &str) -> String {
+    if text.contains(['\n', '\r']) {
+        clean(&text.replace("\r\n", " ").replace(['\n', '\r'], " ")).into_owned()
+    } else {
+        clean(text).into_owned()
+    }
+}
+
+/// Several lines, each of them clean.
+pub(super) fn lines(text: &str) -> String {
+    text.trim_end().split('\n').map(clean).collect::<Vec<_>>().join("\n")
 }
 
 fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
@@ -69,22 +90,29 @@ pub(super) fn bytes(count: i64) -> String {
     format!("{value:.2}{}", UNITS[unit])
 }
 
-/// One status as a line: `transferring context: 13.16MB 2.2s done`.
-pub(super) fn status_line(status: &VertexStatus) -> String {
-    let name =
-        if status.name.is_empty() || status.id.starts_with(&status.name) { &status.id } else { &status.name };
-    let mut line = clean(name);
-    let amount = match (status.current, status.total) {
+/// What a status is called: its id, which says what it is about.
+pub(super) fn status_name(status: &VertexStatus) -> String {
+    one_line(if status.id.is_empty() { &status.name } else { &status.id })
+}
+
+/// How far a status is: `1.09MB / 3.40MB`.
+pub(super) fn amount(status: &VertexStatus) -> Option<String> {
+    match (status.current, status.total) {
         (0, 0) => None,
         (current, 0) => Some(bytes(current)),
         (current, total) => Some(format!("{} / {}", bytes(current), bytes(total))),
-    };
+    }
+}
+
+/// One status as a line: `transferring context: 13.16MB 2.2s done`.
+pub(super) fn status_line(status: &VertexStatus) -> String {
+    let mut line = status_name(status);
     // Writing to a string cannot fail.
-    if let Some(amount) = amount {
+    if let Some(amount) = amount(status) {
         let _ok = write!(line, " {amount}").is_ok();
     }
     if let (Some(started), Some(end)) = (status.started, status.completed.or(status.timestamp)) {
-        let seconds = seconds_between(started, end);
+        let seconds = seconds(end) - seconds(started);
         if seconds > 0.01 {
             let _ok = write!(line, " {seconds:.1}s").is_ok();
         }
@@ -95,33 +123,78 @@ pub(super) fn status_line(status: &VertexStatus) -> String {
     line
 }
 
-/// The log's end of each failed step, and the warnings.
+/// The end of each failed step's log.
 pub(super) fn failures(board: &Board) -> String {
     let mut out = String::new();
-    for entry in board.visible().filter(|entry| entry.is_failed()) {
+    for (_, entry) in board.visible().filter(|(_, entry)| entry.is_failed()) {
         let _ok = writeln!(out, "------\n > {}:", entry.name()).is_ok();
-        for line in &entry.last {
+        let (before, lines) = entry.log.tail();
+        if before > 0 && board.keep.tail > LAST_LINES {
+            let _ok = writeln!(out, "[{before} lines before]").is_ok();
+        }
+        for line in lines {
             let _ok = writeln!(out, "{line}").is_ok();
         }
         out.push_str("------\n");
     }
-    if !board.warnings.is_empty() {
-        let count = board.warnings.len();
-        let _ok = writeln!(out, "\n {count} warning{} found:", if count == 1 { "" } else { "s" }).is_ok();
+    out
+}
+
+/// The warnings: `short` lines, or with all that is known about each. The headline may have a colour.
+pub(super) fn warnings(board: &Board, details: bool, colour: Option<&str>) -> String {
+    let mut out = String::new();
+    let count = board.warnings.len();
+    if count == 0 {
+        return out;
     }
+    let headline = format!("{count} warning{} found:", if count == 1 { "" } else { "s" });
+    let _ok = match colour {
+        Some(code) => writeln!(out, "\n \x1b[{code}m{headline}\x1b[0m"),
+        None => writeln!(out, "\n {headline}"),
+    }
+    .is_ok();
     for warning in &board.warnings {
-        let short = clean(&String::from_utf8_lossy(&warning.short));
-        let place = warning.ranges.first().and_then(|range| range.start).map(|start| start.line);
-        let place = place.map_or_else(String::new, |line| format!(" (line {line})"));
-        let _ok = writeln!(out, " - {short}{place}").is_ok();
-        for detail in &warning.detail {
-            let _ok = writeln!(out, "   {}", clean(&String::from_utf8_lossy(detail))).is_ok();
-        }
-        if !warning.url.is_empty() {
-            let _ok = writeln!(out, "   {}", clean(&warning.url)).is_ok();
+        let _ok = writeln!(out, " - {}", one_line(&String::from_utf8_lossy(&warning.short))).is_ok();
+        if details {
+            warning_details(&mut out, warning);
         }
     }
     out
+}
+
+fn warning_details(out: &mut String, warning: &VertexWarning) {
+    for detail in &warning.detail {
+        let _ok = writeln!(out, "{}", lines(&String::from_utf8_lossy(detail))).is_ok();
+    }
+    if !warning.url.is_empty() {
+        let _ok = writeln!(out, "More info: {}", one_line(&warning.url)).is_ok();
+    }
+    if let Some(info) = &warning.info {
+        excerpt(out, info, &warning.ranges);
+    }
+    out.push('\n');
+}
+
+/// The lines that a warning is about, marked, with two lines on each side.
+fn excerpt(out: &mut String, info: &SourceInfo, ranges: &[Range]) {
+    const AROUND: usize = 2;
+    let line = |at: Option<&Position>| at.and_then(|at| usize::try_from(at.line).ok()).unwrap_or(0);
+    let (first, last) = match ranges {
+        [] => return,
+        [first, ..] => (line(first.start.as_ref()), line(first.end.as_ref()).max(line(first.start.as_ref()))),
+    };
+    if first == 0 {
+        return;
+    }
+    let text = String::from_utf8_lossy(&info.data);
+    let _ok = writeln!(out, "{}:{first}\n--------------------", one_line(&info.filename)).is_ok();
+    let shown = text.lines().enumerate().map(|(index, text)| (index + 1, text));
+    let (from, to) = (first.saturating_sub(AROUND), last.saturating_add(AROUND));
+    for (number, text) in shown.skip_while(|(number, _)| *number < from).take_while(|(n, _)| *n <= to) {
+        let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
+        let _ok = writeln!(out, "{number:4} | {mark} {}", clean(text)).is_ok();
+    }
+    out.push_str("--------------------\n");
 }
 
 #[cfg(test)]
@@ -134,6 +207,13 @@ mod tests {
         assert_eq!(clean("\u{1b}]0;title\u{7}x"), "x");
         assert_eq!(clean("10%\r50%\r100%\r"), "100%");
         assert_eq!(clean("a\u{8}\u{0}b\tc"), "ab\tc");
+    }
+
+    #[test]
+    fn several_lines_stay_or_become_one() {
+        assert_eq!(one_line("RUN a\r\nb\nc"), "RUN a b c");
+        assert_eq!(lines("a\u{1b}[1mb\nc\n"), "ab\nc");
+        assert_eq!(clean("\u{9b}31mx"), "31mx");
     }
 
     #[test]
