@@ -17,6 +17,12 @@ pub enum FileError {
         /// Where.
         path: String,
     },
+    /// A device, pipe or socket stands where a file is to be.
+    #[error("`{path}` is not a regular file")]
+    NotRegular {
+        /// Where.
+        path: String,
+    },
     /// Something else stands where a directory is to be.
     #[error("cannot copy to non-directory: `{path}`")]
     NotDirectory {

@@ -93,11 +93,14 @@ pub(crate) fn make_file(root: &Root, make: &MakeFile<'_>) -> Result<()> {
         return Err(FileError::RootPath { path: make.path.to_owned() });
     }
     let mode = make.mode & 0o777;
-    let mut file = match root.open_file_write(&path) {
-        Ok(file) => {
-            file.set_len(0).map_err(|error| io("ftruncate", &path, &error))?;
-            file
+    // What is there is replaced, never written to: its inode may be a client's directory's too. The mode stays.
+    let mut file = match root.stat(&path) {
+        Ok(stat) if stat.is_file() => {
+            root.unlink(&path)?;
+            root.create_file(&path, stat.permissions(), true)?
         }
+        Ok(stat) if stat.is_dir() => return Err(FileError::ReplacesDirectory { path: shown(&path) }),
+        Ok(_) => return Err(FileError::NotRegular { path: shown(&path) }),
         Err(error) if error.is_not_found() => root.create_file(&path, mode, true)?,
         Err(error) => return Err(error.into()),
     };

@@ -450,6 +450,12 @@ fn shared_inodes_are_those_that_need_no_change() {
     assert_ne!(inode(&src, "b"), inode(&dst, "b"), "something was in its way");
     assert_ne!(inode(&src, "c"), inode(&dst, "c"), "its mode had to change");
     assert_eq!(std::fs::read_to_string(dst.path().join("b")).unwrap(), "b");
+    let over =
+        MakeFile { path: "/a2", mode: 0o600, data: b"over", owner: Owner::default(), mtime_ns: Some(0) };
+    make_file(&to, &over).unwrap();
+    let text = |dir: &tempfile::TempDir| std::fs::read_to_string(dir.path().join("a2")).unwrap();
+    assert_eq!((text(&src), text(&dst)), ("a".to_owned(), "over".to_owned()), "the client's file changed");
+    assert_eq!(std::fs::metadata(dst.path().join("a2")).unwrap().permissions().mode() & 0o777, 0o644);
     copy_to("/again");
     assert_ne!(inode(&dst, "a"), inode(&dst, "again/a"), "two copies would show as hard links");
 }
