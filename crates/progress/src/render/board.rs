@@ -41,7 +41,8 @@ pub(super) struct Entry {
     pub(super) end_shown: Option<String>,
     /// How often its log was part of a frame.
     pub(super) framed: usize,
-    listed: bool,
+    /// How many began before it; none until it is listed.
+    listed: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -115,8 +116,9 @@ pub(super) struct Board {
     groups: HashMap<String, usize>,
     /// Entries that are shown, in the order in which they began.
     order: Vec<usize>,
-    /// Of these, those that go on.
-    pub(super) open: BTreeSet<usize>,
+    begun: usize,
+    /// Of these, those that go on, by when they began.
+    open: BTreeSet<(usize, usize)>,
     /// Entries that changed since they were last looked at.
     pub(super) dirty: Vec<usize>,
     pub(super) warnings: Vec<VertexWarning>,
@@ -181,15 +183,17 @@ impl Board {
         if !entry.is_visible() {
             return;
         }
-        if !std::mem::replace(&mut entry.listed, true) {
+        let begun = *entry.listed.get_or_insert_with(|| {
             self.order.push(index);
-        }
+            self.begun += 1;
+            self.begun
+        });
         if entry.is_complete() {
             let lines = entry.log.flush(keep);
             entry.count += lines;
-            self.open.remove(&index);
+            self.open.remove(&(begun, index));
         } else {
-            self.open.insert(index);
+            self.open.insert((begun, index));
         }
     }
 
@@ -224,8 +228,8 @@ impl Board {
             self.entries[index].group = Some(shown);
             self.entries[shown].members.push(index);
             // It may have been shown by itself before anybody said that it is in a group.
-            if self.entries[index].listed {
-                self.open.remove(&index);
+            if let Some(begun) = self.entries[index].listed {
+                self.open.remove(&(begun, index));
                 self.order.retain(|listed| *listed != index);
             }
         }
@@ -290,13 +294,20 @@ impl Board {
         self.order.iter().map(|index| (*index, &self.entries[*index]))
     }
 
-    /// Entries that changed, began and have a name; what else changed waits for its beginning.
+    /// Who began first of those that go on.
+    pub(super) fn first_open(&self) -> Option<usize> {
+        self.open.first().map(|(_, index)| *index)
+    }
+
+    /// Entries that changed, began and have a name, in that order; what else changed waits for its beginning.
     pub(super) fn take_dirty(&mut self) -> Vec<usize> {
-        let (visible, hidden) = std::mem::take(&mut self.dirty).into_iter().partition(|index| {
-            let entry = &self.entries[*index];
-            entry.is_visible()
-        });
+        let (mut visible, hidden): (Vec<usize>, Vec<usize>) =
+            std::mem::take(&mut self.dirty).into_iter().partition(|index| {
+                let entry = &self.entries[*index];
+                entry.is_visible()
+            });
         self.dirty = hidden;
+        visible.sort_by_key(|index| self.entries[*index].listed);
         visible
     }
 

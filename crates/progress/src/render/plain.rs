@@ -61,7 +61,7 @@ impl Plain {
         } else if let Some(next) = busiest(board, &waiting, now) {
             waiting.retain(|index| *index != next);
             self.give(board, next, now, &mut out);
-        } else if let Some(next) = board.open.first().copied() {
+        } else if let Some(next) = board.first_open() {
             self.give(board, next, now, &mut out);
         }
         // Who has too much to show does not wait for another round.

@@ -198,6 +198,13 @@ fn a_vertex_that_ends_and_goes_on_at_once_is_done_once() {
 }
 
 #[test]
+fn vertices_are_shown_as_they_began_not_as_they_were_named() {
+    let known = vertexes(vec![vertex("c", None, None), vertex("b", None, None), vertex("a", None, None)]);
+    let out = plain(vec![(0, vec![known, vertexes(vec![cached("a"), cached("b"), cached("c")])])]);
+    assert_eq!(out, "#1 a\n#1 CACHED\n\n#2 b\n#2 CACHED\n\n#3 c\n#3 CACHED\n");
+}
+
+#[test]
 fn a_group_is_shown_as_one_vertex() {
     let out = plain(vec![(
         0,
