@@ -52,8 +52,8 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) addr: Vec<String>,
     /// Debug output in logs
-    #[arg(long)]
-    pub(crate) debug: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) debug: Option<bool>,
     /// Log level: trace, debug, info, warn, error
     #[arg(long, value_name = "LEVEL", env = "RBUILDD_LOG_LEVEL")]
     pub(crate) log_level: Option<String>,
@@ -124,25 +124,25 @@ pub(crate) struct Cli {
 /// Flags of upstream's daemon that ask for what this one does not have; hidden, refused by name.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Refused {
-    #[arg(long, hide = true)]
-    rootless: bool,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    rootless: Option<bool>,
     #[arg(long, hide = true)]
     debugaddr: Option<String>,
-    #[arg(long, hide = true)]
-    proxy_network: bool,
-    #[arg(long, hide = true)]
-    save_cache_debug: bool,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    proxy_network: Option<bool>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    save_cache_debug: Option<bool>,
     /// CDI is never on, so this one is honoured.
-    #[arg(long, hide = true)]
-    cdi_disabled: bool,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    cdi_disabled: Option<bool>,
     #[arg(long, hide = true)]
     cdi_spec_dir: Vec<String>,
-    #[arg(long, hide = true)]
-    oci_worker_rootless: bool,
-    #[arg(long, hide = true)]
-    oci_worker_no_process_sandbox: bool,
-    #[arg(long, hide = true)]
-    oci_worker_selinux: bool,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    oci_worker_rootless: Option<bool>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    oci_worker_no_process_sandbox: Option<bool>,
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    oci_worker_selinux: Option<bool>,
     #[arg(long, hide = true)]
     oci_worker_apparmor_profile: Option<String>,
     #[arg(long, hide = true)]
@@ -158,18 +158,21 @@ pub(crate) struct Refused {
 impl Refused {
     fn check(&self) -> Result<(), ConfigError> {
         const NETWORK: &str = "steps have the host's network or none";
+        // Switches are spelt `--x` or `--x=true`, as Go programs take them.
+        let on = |switch: Option<bool>| switch == Some(true);
         let refused = [
-            (self.rootless || self.oci_worker_rootless, "--rootless", "run rbuildd as root"),
+            (on(self.rootless) || on(self.oci_worker_rootless), "--rootless", "run rbuildd as root"),
             (self.debugaddr.is_some(), "--debugaddr", "there is no debug server"),
-            (self.proxy_network, "--proxy-network", NETWORK),
-            (self.save_cache_debug, "--save-cache-debug", "there is no such dump"),
+            (on(self.proxy_network), "--proxy-network", NETWORK),
+            (on(self.save_cache_debug), "--save-cache-debug", "there is no such dump"),
+            (self.cdi_disabled == Some(false), "--cdi-disabled=false", "devices are not supported"),
             (!self.cdi_spec_dir.is_empty(), "--cdi-spec-dir", "devices are not supported"),
             (
-                self.oci_worker_no_process_sandbox,
+                on(self.oci_worker_no_process_sandbox),
                 "--oci-worker-no-process-sandbox",
                 "every step has its own process namespace",
             ),
-            (self.oci_worker_selinux, "--oci-worker-selinux", "there is no SELinux support"),
+            (on(self.oci_worker_selinux), "--oci-worker-selinux", "there is no SELinux support"),
             (
                 self.oci_worker_apparmor_profile.is_some(),
                 "--oci-worker-apparmor-profile",
@@ -229,7 +232,7 @@ impl Cli {
         }
         let mut labels = file.worker.oci.labels;
         labels.extend(parse_labels(&self.oci_worker_labels)?);
-        let debug = self.debug || file.debug;
+        let debug = self.debug.unwrap_or(file.debug);
         Ok(Config {
             root: self.root.or(file.root).unwrap_or_else(|| places().root.into()),
             addresses,
