@@ -44,7 +44,38 @@ pub(crate) fn from_solve(error: &SolveError<OpError>, definition: &Definition) -
     }
 }
 
+/// The error as a build's client is told it. What is wrong with the user's files, or with a peer, has no code of its
+/// own, as with upstream: clients put a code other than "unknown" before the text.
+pub(crate) fn told(mut error: BuildError) -> BuildError {
+    match error.code {
+        ErrorCode::InvalidArgument
+        | ErrorCode::NotFound
+        | ErrorCode::AlreadyExists
+        | ErrorCode::PermissionDenied
+        | ErrorCode::Unavailable => error.code = ErrorCode::Unknown,
+        ErrorCode::Unknown
+        | ErrorCode::Unimplemented
+        | ErrorCode::ResourceExhausted
+        | ErrorCode::Cancelled
+        | ErrorCode::Internal => {}
+    }
+    error
+}
+
 /// The build was cancelled. The wording is upstream's, which clients look for.
 pub(crate) fn cancelled() -> BuildError {
     BuildError::new(ErrorCode::Cancelled, "context canceled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_see_no_code_before_what_the_user_got_wrong() {
+        assert_eq!(told(BuildError::invalid("x")).code, ErrorCode::Unknown);
+        assert_eq!(told(BuildError::new(ErrorCode::NotFound, "x")).code, ErrorCode::Unknown);
+        assert_eq!(told(BuildError::unimplemented("x")).code, ErrorCode::Unimplemented);
+        assert_eq!(told(cancelled()).code, ErrorCode::Cancelled);
+    }
 }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::bridge::{BuildBridge, BuildContext};
 use crate::builder::Builder;
-use crate::error::{cancelled, from_op};
+use crate::error::{cancelled, from_op, told};
 use crate::events::SolverEvents;
 use crate::refs::BuildRef;
 use crate::request::{BuildOutcome, BuildRequest, ExporterSpec, What};
@@ -25,6 +25,15 @@ const EPOCH_OPTION: &str = "build-arg:SOURCE_DATE_EPOCH";
 
 /// Runs a build to its end. The job is closed, its steps stopped and cleaned up, before this returns.
 pub(crate) async fn build(
+    builder: &Builder,
+    request: BuildRequest,
+    progress: rbuild_progress::Progress,
+    cancel: tokio_util::sync::CancellationToken,
+) -> Result<BuildOutcome, BuildError> {
+    stages(builder, request, progress, cancel).await.map_err(told)
+}
+
+async fn stages(
     builder: &Builder,
     request: BuildRequest,
     progress: rbuild_progress::Progress,
@@ -151,9 +160,9 @@ struct NamedPlatform {
 
 /// The computed parts of a result, with their configs.
 async fn results(context: &BuildContext, result: &FrontendResult) -> Result<Vec<ExportRef>, BuildError> {
-    let config_of = |id: Option<&str>| {
-        let own = id.and_then(|id| result.metadata.get(&format!("containerimage.config/{id}")));
-        own.or_else(|| result.metadata.get("containerimage.config")).cloned()
+    let config_of = |key: &str, id: Option<&str>| {
+        let own = id.and_then(|id| result.metadata.get(&format!("{key}/{id}")));
+        own.or_else(|| result.metadata.get(key)).cloned()
     };
     let platforms = platforms(result)?;
     let parts: Vec<(Option<String>, Option<SharedRef>)> = match &result.refs {
@@ -165,7 +174,8 @@ async fn results(context: &BuildContext, result: &FrontendResult) -> Result<Vec<
     let mut parts = parts;
     parts.sort_by_key(|(id, _)| position(id));
     let solve = parts.into_iter().map(|(id, reference)| {
-        let config = config_of(id.as_deref());
+        let config = config_of("containerimage.config", id.as_deref());
+        let base = config_of("containerimage.base.config", id.as_deref());
         let named = platforms.iter().find(|named| id.as_ref().is_none_or(|id| *id == named.id));
         let platform = named.map(|named| named.platform.clone()).or_else(|| platform_of(config.as_deref()));
         async move {
@@ -174,7 +184,7 @@ async fn results(context: &BuildContext, result: &FrontendResult) -> Result<Vec<
                 Some(reference) => context.solve_definition(&reference.definition()).await?,
                 None => None,
             };
-            Ok::<_, BuildError>(ExportRef { id, platform, reference, config })
+            Ok::<_, BuildError>(ExportRef { id, platform, reference, config, base })
         }
     });
     futures::future::try_join_all(solve).await

@@ -46,6 +46,14 @@ async fn a_missing_dockerfile_says_what_was_looked_for() {
 }
 
 #[tokio::test]
+async fn an_empty_dockerfile_and_one_without_instructions_are_told_apart() {
+    for (text, expected) in [("", "the Dockerfile cannot be empty"), ("# x\n", "file with no instructions")] {
+        let error = run(&[("Dockerfile", text)], &[], BTreeMap::new()).await.outcome.unwrap_err();
+        assert_eq!(error.message, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_lower_case_dockerfile_is_found() {
     let run = run(&[("dockerfile", "FROM busybox\nRUN x\n")], &[], BTreeMap::new()).await;
     assert!(run.outcome.is_ok());

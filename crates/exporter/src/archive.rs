@@ -4,9 +4,9 @@ use std::io::{self, Write as _};
 use async_trait::async_trait;
 use rbuild_digest::Digest;
 use rbuild_oci::layer::{EntryKind, LayerEntry, LayerWriter};
-use rbuild_oci::{Descriptor, ImageRef, format_time, json, media};
+use rbuild_oci::{Descriptor, ImageRef, Index, format_time, json, media};
 use rbuild_store::Store;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::assemble::{Assembled, assemble};
 use crate::attrs::{Attrs, ImageOptions};
@@ -33,7 +33,7 @@ pub(crate) struct ArchiveExporter {
 
 impl ArchiveExporter {
     pub(crate) fn new(daemon: Exporters, kind: ArchiveKind, attrs: &mut Attrs) -> Result<Self> {
-        let options = ImageOptions::take(attrs, kind == ArchiveKind::Oci)?;
+        let options = ImageOptions::take(attrs)?;
         if attrs.flag("tar")? == Some(false) {
             return Err(attrs.bad("tar", "false", "only archives are possible yet"));
         }
@@ -54,12 +54,12 @@ impl Exporter for ArchiveExporter {
     }
 
     async fn export(&self, request: &ExportRequest) -> Result<Exported> {
-        if self.kind == ArchiveKind::Docker && request.refs.len() > 1 {
+        if self.kind == ArchiveKind::Docker && request.is_multi_platform() {
             return Err(ExportError::Result(
-                "docker exporter does not support exporting manifest lists: use the oci exporter".into(),
+                "docker exporter does not currently support exporting manifest lists".into(),
             ));
         }
-        let image = assemble(&self.daemon.store, &self.options, request).await?;
+        let mut image = assemble(&self.daemon.store, &self.options, request).await?;
         let session = self.daemon.sessions.any(&request.sessions).await?;
         for part in &image.images {
             for layer in &part.layers {
@@ -68,6 +68,12 @@ impl Exporter for ArchiveExporter {
                 }
             }
         }
+        let created = match self.options.epoch.or(request.epoch) {
+            Some(seconds) => format_time(seconds, 0),
+            None => now(),
+        };
+        let created = created.map(|time| ("org.opencontainers.image.created".to_owned(), time));
+        image.target.annotations.extend(created);
         let names = self.names()?;
         let mut response = image.response();
         if !names.is_empty() {
@@ -76,7 +82,7 @@ impl Exporter for ArchiveExporter {
         }
         let metadata = response.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let status = request.reporter.status("sending tarball", "");
-        let archive = Archive::new(self.kind, &names, &image, request.epoch)?;
+        let archive = Archive::new(self.kind, &names, &image)?;
         let store = self.daemon.store.clone();
         stream::send_file(&session, request.index, metadata, &status, move |out| archive.write(&store, out))
             .await?;
@@ -104,10 +110,10 @@ struct Archive {
 }
 
 impl Archive {
-    fn new(kind: ArchiveKind, names: &[ImageRef], image: &Assembled, epoch: Option<i64>) -> Result<Self> {
+    fn new(kind: ArchiveKind, names: &[ImageRef], image: &Assembled) -> Result<Self> {
         let mut files = BTreeMap::from([
             ("oci-layout".to_owned(), br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
-            ("index.json".to_owned(), index(names, image, epoch)?),
+            ("index.json".to_owned(), index(names, image)?),
         ]);
         if kind == ArchiveKind::Docker {
             files.insert("manifest.json".into(), docker_manifest(names, image)?);
@@ -130,7 +136,11 @@ impl Archive {
                 .map_err(ExportError::io(format!("sending blob {digest}")))?;
         }
         for (path, bytes) in &self.files {
-            tar.start(&file_entry(path, bytes.len() as u64)).map_err(broken)?;
+            let mut entry = file_entry(path, bytes.len() as u64);
+            if path.ends_with(".json") {
+                entry.mode = 0o644;
+            }
+            tar.start(&entry).map_err(broken)?;
             tar.write_all(bytes).map_err(broken)?;
         }
         tar.finish().map_err(broken)?;
@@ -151,8 +161,7 @@ fn file_entry(path: &str, size: u64) -> LayerEntry {
 
 /// `index.json`: the image once per name. Source: OCI image-spec, "image-layout"; the name annotations are
 /// containerd's.
-fn index(names: &[ImageRef], image: &Assembled, epoch: Option<i64>) -> Result<Vec<u8>> {
-    let created = epoch.map_or_else(now, |seconds| format_time(seconds, 0));
+fn index(names: &[ImageRef], image: &Assembled) -> Result<Vec<u8>> {
     let entry = |name: Option<&ImageRef>| -> Descriptor {
         let mut target = image.target.clone();
         if let Some(name) = name {
@@ -161,16 +170,20 @@ fn index(names: &[ImageRef], image: &Assembled, epoch: Option<i64>) -> Result<Ve
                 target.annotations.insert(media::ANNOTATION_REF_NAME.into(), tag.to_owned());
             }
         }
-        if let Some(created) = &created {
-            target.annotations.insert("org.opencontainers.image.created".into(), created.clone());
-        }
         target
     };
     let manifests: Vec<Descriptor> = match names.is_empty() {
         true => vec![entry(None)],
         false => names.iter().map(|name| entry(Some(name))).collect(),
     };
-    to_json(&json!({"schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": manifests}))
+    to_json(&Index {
+        schema_version: 2,
+        media_type: media::OCI_INDEX.into(),
+        artifact_type: None,
+        manifests,
+        subject: None,
+        annotations: BTreeMap::new(),
+    })
 }
 
 fn now() -> Option<String> {
@@ -184,10 +197,19 @@ fn docker_manifest(names: &[ImageRef], image: &Assembled) -> Result<Vec<u8>> {
     let part = image.images.first().ok_or_else(|| ExportError::Result("the result is empty".into()))?;
     let layers: Vec<String> = part.layers.iter().map(|layer| path(&layer.desc.digest)).collect();
     let tags: Vec<String> = names.iter().map(ImageRef::familiar).collect();
-    let tags = if tags.is_empty() { Value::Null } else { json!(tags) };
-    to_json(&json!([{"Config": path(&part.config.digest), "RepoTags": tags, "Layers": layers}]))
+    let tags = (!tags.is_empty()).then_some(tags);
+    to_json(&[DockerImage { config: path(&part.config.digest), repo_tags: tags, layers }])
 }
 
-fn to_json(value: &Value) -> Result<Vec<u8>> {
+/// An entry of `manifest.json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+fn to_json(value: &(impl Serialize + ?Sized)) -> Result<Vec<u8>> {
     json::to_vec(value).map_err(|error| ExportError::Internal(error.to_string()))
 }

@@ -8,10 +8,13 @@ use rbuild_digest::Digest;
 use rbuild_oci::{Descriptor, Index, Manifest, Platform, json, media};
 use rbuild_store::{LayerBlob, LayerProgress, Lease, Ref, Store};
 
+use crate::annotations::Place;
 use crate::attrs::ImageOptions;
-use crate::config::{self, LayerFacts};
+use crate::config;
+use crate::history::LayerFacts;
 use crate::progress::LayerStatus;
 use crate::request::{ExportRef, ExportRequest};
+use crate::rewrite::{REWRITTEN, rewrite};
 use crate::{ExportError, Result};
 
 /// An image whose manifests and configs are in the content store. Its lease keeps all blobs until it is dropped.
@@ -59,7 +62,7 @@ impl Assembled {
                 base64::engine::general_purpose::STANDARD.encode(descriptor),
             ),
         ]);
-        if self.images.len() == 1 {
+        if !media::is_index(&self.target.media_type) {
             response.insert("containerimage.config.digest".to_owned(), self.config.digest.to_string());
         }
         response
@@ -72,6 +75,8 @@ pub(crate) async fn assemble(
     options: &ImageOptions,
     request: &ExportRequest,
 ) -> Result<Assembled> {
+    let several = request.is_multi_platform();
+    options.annotations.check(several)?;
     let lease = store.lease();
     let exporting = request.reporter.status("exporting layers", "exporting layers");
     let progress: Arc<dyn LayerProgress> = Arc::new(LayerStatus::new(request.reporter.clone()));
@@ -79,12 +84,14 @@ pub(crate) async fn assemble(
     let layers = futures::future::try_join_all(layers).await?;
     exporting.done();
     let mut images = Vec::new();
-    for (part, layers) in request.refs.iter().zip(layers) {
+    for (part, mut layers) in request.refs.iter().zip(layers) {
+        if let (true, Some(epoch)) = (options.rewrite_times, options.epoch.or(request.epoch)) {
+            rewrite(store, request, part, &mut layers, (&options.compression, epoch), &lease).await?;
+        }
         images.push(platform_image(store, options, request, part, layers, &lease).await?);
     }
     let config =
         images.first().ok_or_else(|| ExportError::Result("the result is empty".into()))?.config.clone();
-    let several = request.refs.iter().any(|part| part.id.is_some());
     let target = match several {
         false => images[0].manifest.clone(),
         true => index(store, options, request, &images, &lease).await?,
@@ -105,14 +112,21 @@ async fn layers_of(
     }
 }
 
-/// Layer descriptors in the media types asked for; of the store's annotations none is for the public.
+fn owned((name, value): (&String, &String)) -> (String, String) {
+    (name.clone(), value.clone())
+}
+
+/// Layer descriptors in the media types asked for; of the annotations only that of rewritten times is for the public,
+/// as with upstream.
 fn public(layers: &[LayerBlob], oci: bool) -> Vec<Descriptor> {
     let convert = |layer: &LayerBlob| {
         let media_type = match oci {
             true => media::to_oci(&layer.desc.media_type),
             false => media::to_docker(&layer.desc.media_type),
         };
-        Descriptor::new(media_type, layer.desc.digest, layer.desc.size)
+        let mut public = Descriptor::new(media_type, layer.desc.digest, layer.desc.size);
+        public.annotations.extend(layer.desc.annotations.get_key_value(REWRITTEN).map(owned));
+        public
     };
     layers.iter().map(convert).collect()
 }
@@ -125,14 +139,15 @@ async fn platform_image(
     mut layers: Vec<LayerBlob>,
     lease: &Lease,
 ) -> Result<PlatformImage> {
-    let facts: Vec<_> = (layers.iter())
-        .map(|layer| LayerFacts {
-            diff_id: layer.diff_id,
-            created_ms: layer.created_ms,
-            description: layer.description.clone(),
-        })
-        .collect();
-    let config = config::finish(part.config.as_deref(), part.platform.as_ref(), &facts, request.epoch)?;
+    let parts = config::Parts {
+        given: part.config.as_deref(),
+        base: part.base.as_deref(),
+        platform: part.platform.as_ref(),
+        diff_ids: layers.iter().map(|layer| layer.diff_id).collect(),
+        layers: layers.iter().map(|layer| LayerFacts::new(layer.created_ms, &layer.description)).collect(),
+        epoch: options.epoch.or(request.epoch),
+    };
+    let config = config::finish(parts)?;
     let descriptors = public(&layers, options.oci_types);
     for (layer, public) in layers.iter_mut().zip(&descriptors) {
         lease.blob(layer.desc.digest);
@@ -143,6 +158,8 @@ async fn platform_image(
         false => (media::DOCKER_CONFIG, media::DOCKER_MANIFEST),
     };
     let platform = platform_of(&config, part)?;
+    // Annotations for one platform are for a result that names its platforms.
+    let named = part.id.as_ref().map(|_| &platform);
     let config = put(store, lease, config_type, config).await?;
     let manifest = Manifest {
         schema_version: 2,
@@ -151,7 +168,7 @@ async fn platform_image(
         config: config.clone(),
         layers: descriptors,
         subject: None,
-        annotations: BTreeMap::new(),
+        annotations: options.annotations.of(Place::Manifest, named),
     };
     let bytes = pretty(&manifest)?;
     let mut manifest = Descriptor::of(manifest_type, &bytes);
@@ -159,6 +176,7 @@ async fn platform_image(
     put(store, lease, manifest_type, bytes).await?;
     status.done();
     request.reporter.status(&format!("exporting config {}", config.digest), "").done();
+    manifest.annotations = options.annotations.of(Place::ManifestDescriptor, named);
     manifest.platform = Some(platform);
     Ok(PlatformImage { manifest, config, layers, reference: part.reference.clone() })
 }
@@ -183,12 +201,13 @@ async fn index(
         artifact_type: None,
         manifests: images.iter().map(|image| image.manifest.clone()).collect(),
         subject: None,
-        annotations: BTreeMap::new(),
+        annotations: options.annotations.of(Place::Index, None),
     };
     let bytes = pretty(&index)?;
     let digest = Digest::of(&bytes);
     let status = request.reporter.status(&format!("exporting manifest list {digest}"), "");
-    let descriptor = put(store, lease, media_type, bytes).await?;
+    let mut descriptor = put(store, lease, media_type, bytes).await?;
+    descriptor.annotations = options.annotations.of(Place::IndexDescriptor, None);
     status.done();
     Ok(descriptor)
 }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use rbuild_oci::{Compression, CompressionOptions};
 
+use crate::annotations::{Annotations, is_annotation};
 use crate::{ExportError, Result};
 
 /// Attributes of an exporter; each is taken once, and what is left over at the end is an error.
@@ -48,13 +49,34 @@ impl Attrs {
         }
     }
 
+    /// All annotations.
+    pub(crate) fn annotations(&mut self) -> Result<Annotations> {
+        let mut annotations = Annotations::default();
+        let (found, left) =
+            std::mem::take(&mut self.left).into_iter().partition(|(name, _)| is_annotation(name));
+        self.left = left;
+        let found: BTreeMap<String, String> = found;
+        for (name, value) in found {
+            annotations.add(&name, value)?;
+        }
+        Ok(annotations)
+    }
+
+    /// `source-date-epoch`, which wins over that of the build.
+    pub(crate) fn epoch(&mut self) -> Result<Option<i64>> {
+        let Some(text) = self.take("source-date-epoch").filter(|text| !text.is_empty()) else {
+            return Ok(None);
+        };
+        match text.parse() {
+            Ok(seconds) => Ok(Some(seconds)),
+            Err(_) => Err(self.bad("source-date-epoch", &text, "expected seconds since 1970")),
+        }
+    }
+
     /// Errors: the first attribute that nobody took.
     pub(crate) fn finish(&mut self) -> Result<()> {
         match self.left.pop_first() {
             None => Ok(()),
-            Some((name, value)) if name.starts_with("annotation") => {
-                Err(ExportError::Unsupported { exporter: self.exporter.clone(), name, value })
-            }
             Some((name, _)) => Err(ExportError::UnknownAttribute { exporter: self.exporter.clone(), name }),
         }
     }
@@ -67,11 +89,15 @@ pub(crate) struct ImageOptions {
     pub(crate) force: bool,
     pub(crate) oci_types: bool,
     pub(crate) names: Vec<String>,
+    pub(crate) annotations: Annotations,
+    /// Wins over the build's.
+    pub(crate) epoch: Option<i64>,
+    /// Times in new layers are cut at the epoch.
+    pub(crate) rewrite_times: bool,
 }
 
 impl ImageOptions {
-    /// `oci_types`: what holds when nobody says.
-    pub(crate) fn take(attrs: &mut Attrs, oci_types: bool) -> Result<Self> {
+    pub(crate) fn take(attrs: &mut Attrs) -> Result<Self> {
         let kind = match attrs.take("compression") {
             None => None,
             Some(text) => match Compression::parse(&text) {
@@ -81,7 +107,7 @@ impl ImageOptions {
                     attrs.refuse("compression")?;
                     None
                 }
-                None => return Err(attrs.bad("compression", &text, "expected gzip, zstd or uncompressed")),
+                None => return Err(ExportError::Result(format!("unsupported compression type {text}"))),
             },
         };
         let level = match attrs.take("compression-level") {
@@ -98,9 +124,7 @@ impl ImageOptions {
         }
         let names = attrs.take("name").unwrap_or_default();
         // Attestations and what belongs to them; absent or off is what this daemon does.
-        for name in
-            ["attestation-inline", "oci-artifact", "rewrite-timestamp", "prefer-nondist-layers", "buildinfo"]
-        {
+        for name in ["attestation-inline", "oci-artifact", "prefer-nondist-layers", "buildinfo"] {
             attrs.refuse(name)?;
         }
         attrs.flag("attest:provenance")?;
@@ -109,7 +133,10 @@ impl ImageOptions {
         Ok(Self {
             compression,
             force,
-            oci_types: types.unwrap_or(oci_types) || kind == Some(Compression::Zstd),
+            oci_types: types.unwrap_or(true),
+            annotations: attrs.annotations()?,
+            epoch: attrs.epoch()?,
+            rewrite_times: attrs.flag("rewrite-timestamp")?.unwrap_or(false),
             names: names
                 .split(',')
                 .map(str::trim)
@@ -136,12 +163,13 @@ mod tests {
             &[("compression", "lzma")],
             &[("compression", "estargz")],
             &[("compression-level", "much")],
-            &[("rewrite-timestamp", "true")],
-            &[("annotation.a", "b")],
+            &[("rewrite-timestamp", "maybe")],
+            &[("source-date-epoch", "yesterday")],
+            &[("annotations", "b")],
             &[("compression", "zstd"), ("oci-mediatypes", "false")],
         ] {
             let mut attrs = attrs(pairs);
-            let taken = ImageOptions::take(&mut attrs, true).map(drop);
+            let taken = ImageOptions::take(&mut attrs).map(drop);
             let error = taken.and_then(|()| attrs.finish()).unwrap_err().to_string();
             assert!(pairs.iter().any(|(name, _)| error.contains(name)), "{error}");
         }
@@ -150,7 +178,7 @@ mod tests {
     #[test]
     fn upstream_spellings_are_read() {
         let mut attrs = attrs(&[("name", "a:1, b"), ("compression", "zstd"), ("force-compression", "")]);
-        let options = ImageOptions::take(&mut attrs, false).unwrap();
+        let options = ImageOptions::take(&mut attrs).unwrap();
         assert_eq!(options.names, ["a:1", "b"]);
         assert!(options.force && options.oci_types && options.compression.kind == Compression::Zstd);
     }

@@ -1,6 +1,10 @@
+use std::path::Path;
+
 use async_trait::async_trait;
+use rbuild_oci::Platform;
+use rbuild_oci::layer::{EntryKind, LayerEntry, LayerWriter};
 use rbuild_session::filesync::ExportRoot;
-use rbuild_snapshot::{DiffOptions, Differ};
+use rbuild_snapshot::{Attributes, DiffOptions, Differ};
 use rbuild_store::TreeGuard;
 
 use crate::attrs::Attrs;
@@ -12,21 +16,41 @@ use crate::{ExportError, Result};
 #[derive(Debug)]
 pub(crate) struct LocalExporter {
     daemon: Exporters,
-    platform_split: bool,
+    options: FileOptions,
+}
+
+/// What both exporters of files can be told.
+#[derive(Debug, Clone, Copy)]
+struct FileOptions {
+    /// Whether each platform gets a directory; not said: if the result names its platforms.
+    split: Option<bool>,
+    /// Wins over the build's.
+    epoch: Option<i64>,
+}
+
+impl FileOptions {
+    fn take(attrs: &mut Attrs) -> Result<Self> {
+        attrs.refuse("attestation-prefix")?;
+        Ok(Self { split: attrs.flag("platform-split")?, epoch: attrs.epoch()? })
+    }
+
+    /// The directory of a platform: `linux_arm64`.
+    fn directory_of(&self, part: &ExportRef) -> Option<String> {
+        let id = match (&part.id, self.split) {
+            (_, Some(false)) | (None, None) => return None,
+            (Some(id), _) => id.clone(),
+            (None, Some(true)) => part.platform.clone().unwrap_or_else(Platform::host).to_string(),
+        };
+        Some(id.replace('/', "_"))
+    }
 }
 
 impl LocalExporter {
     pub(crate) fn new(daemon: Exporters, attrs: &mut Attrs) -> Result<Self> {
-        attrs.refuse("attestation-prefix")?;
         // What the client does with files that are there already is the client's choice.
         attrs.take("mode");
-        Ok(Self { daemon, platform_split: attrs.flag("platform-split")?.unwrap_or(true) })
+        Ok(Self { options: FileOptions::take(attrs)?, daemon })
     }
-}
-
-/// The directory of a platform in a result for several: `linux_arm64`.
-fn directory_of(part: &ExportRef, split: bool) -> Option<String> {
-    part.id.as_ref().filter(|_| split).map(|id| id.replace('/', "_"))
 }
 
 async fn tree(part: &ExportRef) -> Result<Option<TreeGuard>> {
@@ -47,7 +71,7 @@ impl Exporter for LocalExporter {
         let mut trees = Vec::new();
         for part in &request.refs {
             if let Some(tree) = tree(part).await? {
-                trees.push((directory_of(part, self.platform_split), tree));
+                trees.push((self.options.directory_of(part), tree));
             }
         }
         let status = request.reporter.status("copying files", "");
@@ -58,7 +82,8 @@ impl Exporter for LocalExporter {
             roots.push(ExportRoot { directory: directory.clone(), root });
         }
         let show = |bytes: u64| status.set(bytes, 0);
-        session.send_tree(request.index, Vec::new(), roots, request.epoch, &show).await?;
+        let epoch = self.options.epoch.or(request.epoch);
+        session.send_tree(request.index, Vec::new(), roots, epoch, &show).await?;
         status.done();
         Ok(Exported::default())
     }
@@ -68,13 +93,14 @@ impl Exporter for LocalExporter {
 #[derive(Debug)]
 pub(crate) struct TarExporter {
     daemon: Exporters,
+    options: FileOptions,
 }
 
 impl TarExporter {
     pub(crate) fn new(daemon: Exporters, attrs: &mut Attrs) -> Result<Self> {
-        attrs.refuse("attestation-prefix")?;
-        attrs.refuse("platform-split")?;
-        Ok(Self { daemon })
+        // As with upstream, `platform-split` has no say here: two platforms cannot share the names of one archive.
+        let options = FileOptions { split: None, ..FileOptions::take(attrs)? };
+        Ok(Self { daemon, options })
     }
 }
 
@@ -85,26 +111,55 @@ impl Exporter for TarExporter {
     }
 
     async fn export(&self, request: &ExportRequest) -> Result<Exported> {
-        let [part] = &request.refs[..] else {
-            return Err(ExportError::Result(
-                "tar exporter: a result for several platforms is not supported yet: use the local exporter"
-                    .into(),
-            ));
-        };
         let session = self.daemon.sessions.any(&request.sessions).await?;
-        let tree = tree(part).await?;
+        let mut trees = Vec::new();
+        for part in &request.refs {
+            trees.push((self.options.directory_of(part), tree(part).await?));
+        }
+        trees.sort_by(|a, b| a.0.cmp(&b.0));
         let status = request.reporter.status("sending tarball", "");
-        let options = DiffOptions { source_date_epoch: request.epoch };
+        let options = DiffOptions {
+            source_date_epoch: self.options.epoch.or(request.epoch),
+            attributes: Attributes::Users,
+        };
         stream::send_file(&session, request.index, Vec::new(), &status, move |out| {
-            let Some(tree) = tree else {
-                let empty = rbuild_oci::layer::LayerWriter::new(out);
-                return empty.finish().map(drop).map_err(ExportError::io("sending"));
-            };
-            let written = Differ::new(None, options).diff_trees(tree.root(), out);
-            written.map(drop).map_err(|error| ExportError::Content(error.to_string()))
+            let mut tar = LayerWriter::new(out);
+            for (directory, tree) in &trees {
+                if let Some(directory) = directory {
+                    let top = LayerEntry::new(directory, EntryKind::Directory);
+                    tar.start(&top).map_err(ExportError::io("sending"))?;
+                }
+                if let Some(tree) = tree {
+                    let below = Path::new(directory.as_deref().unwrap_or_default());
+                    let written = Differ::new(None, options.clone()).append_tree(tree.root(), below, tar);
+                    tar = written.map_err(|error| ExportError::Content(error.to_string()))?.1;
+                }
+            }
+            tar.finish().map(drop).map_err(ExportError::io("sending"))
         })
         .await?;
         status.done();
         Ok(Exported::default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_get_directories_if_they_are_named_or_it_is_asked_for() {
+        let part = |id: Option<&str>| ExportRef {
+            id: id.map(str::to_owned),
+            platform: Platform::parse("linux/arm/v7").ok(),
+            reference: None,
+            config: None,
+            base: None,
+        };
+        let dir = |split, id| FileOptions { split, epoch: None }.directory_of(&part(id));
+        assert_eq!(dir(None, Some("linux/arm64")).as_deref(), Some("linux_arm64"));
+        assert_eq!(dir(Some(true), None).as_deref(), Some("linux_arm_v7"));
+        assert_eq!(dir(None, None), None);
+        assert_eq!(dir(Some(false), Some("linux/arm64")), None);
     }
 }

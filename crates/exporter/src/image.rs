@@ -21,7 +21,7 @@ pub(crate) struct ImageExporter {
 
 impl ImageExporter {
     pub(crate) fn new(daemon: Exporters, attrs: &mut Attrs) -> Result<Self> {
-        let options = ImageOptions::take(attrs, true)?;
+        let options = ImageOptions::take(attrs)?;
         // Unpacking is what a cache hit on FROM does when it is needed: there is nothing to do beforehand.
         attrs.flag("unpack")?;
         let exporter = Self {
@@ -59,8 +59,11 @@ impl Exporter for ImageExporter {
         }
         let blobs = image.blobs();
         let mut stored: Vec<String> = names.iter().map(ToString::to_string).collect();
+        // What the client is told are the names as it gave them.
+        let mut said = self.options.names.clone();
         if let (Some(prefix), true) = (&self.dangling_prefix, stored.is_empty()) {
             stored.push(format!("{prefix}@{}", image.target.digest));
+            said.clone_from(&stored);
         }
         if self.canonical {
             stored.extend(
@@ -81,9 +84,8 @@ impl Exporter for ImageExporter {
             }
         }
         let mut response = image.response();
-        if !names.is_empty() {
-            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            response.insert("image.name".into(), names.join(","));
+        if !said.is_empty() {
+            response.insert("image.name".into(), said.join(","));
         }
         Ok(Exported { response })
     }

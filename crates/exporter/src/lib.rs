@@ -6,16 +6,19 @@
 //! how a result came about. Cancel: drop the future; blobs that were made stay in the store as cache.
 #![forbid(unsafe_code)]
 
+mod annotations;
 mod archive;
 mod assemble;
 mod attrs;
 mod config;
 mod error;
 mod files;
+mod history;
 mod image;
 mod progress;
 mod push;
 mod request;
+mod rewrite;
 mod stream;
 
 pub use error::{ExportError, ExportErrorKind};

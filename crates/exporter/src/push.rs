@@ -33,7 +33,7 @@ pub(crate) async fn push(
     name: &ImageRef,
     options: &PushOptions,
 ) -> Result<()> {
-    let settings = RepoOptions { insecure: options.insecure, ..RepoOptions::default() };
+    let settings = RepoOptions { insecure: options.insecure };
     let repository = daemon.registry.repository(name, request.credentials.clone(), settings)?;
     let status = request.reporter.status("pushing layers", "");
     let mut blobs: Vec<(Descriptor, Option<Ref>, bool)> = Vec::new();

@@ -25,6 +25,8 @@ pub struct ExportRef {
     pub reference: Option<Ref>,
     /// Image config as the frontend made it; `None`: there is none.
     pub config: Option<Vec<u8>>,
+    /// Config of the image that it was built on, as the frontend says: its layers and history are left alone.
+    pub base: Option<Vec<u8>>,
 }
 
 /// A solved result that is to be exported.
@@ -42,6 +44,13 @@ pub struct ExportRequest {
     pub index: usize,
     /// `SOURCE_DATE_EPOCH` of the build, seconds since 1970.
     pub epoch: Option<i64>,
+}
+
+impl ExportRequest {
+    /// Whether the result is for several platforms by name (of which there may be one), and so gets an index.
+    pub fn is_multi_platform(&self) -> bool {
+        self.refs.iter().any(|part| part.id.is_some())
+    }
 }
 
 /// What an export tells the client.

@@ -45,7 +45,7 @@ pub(crate) fn same(a: Side<'_>, b: Side<'_>, path: &Path, trust: Trust) -> Resul
     if !x.is_dir() && (x.size, x.mtime_ns) != (y.size, y.mtime_ns) {
         return Ok(false);
     }
-    let attrs = |side: Side<'_>| xattr::for_layer(side.dir, side.name).entry(path);
+    let attrs = |side: Side<'_>| xattr::read(side.dir, side.name, xattr::goes_into_layer).entry(path);
     if attrs(a)? != attrs(b)? {
         return Ok(false);
     }

@@ -37,7 +37,7 @@ mod xattr;
 
 pub use apply::{Applier, ApplyStats};
 pub use copy::copy_tree;
-pub use diff::{DiffOptions, DiffStats, Differ};
+pub use diff::{Attributes, DiffOptions, DiffStats, Differ};
 pub use error::SnapshotError;
 pub use id::SnapshotId;
 pub use native::NativeSnapshotter;

@@ -60,7 +60,7 @@ pub(crate) fn tree(root: &Root) -> BTreeMap<PathBuf, Node> {
                 mtime_s: stat.mtime_ns.div_euclid(1_000_000_000),
                 rdev: stat.rdev,
                 content,
-                xattrs: xattr::for_layer(&dir, &entry.name).unwrap(),
+                xattrs: xattr::read(&dir, &entry.name, xattr::goes_into_archive).unwrap(),
                 first: PathBuf::from(stat.ino.to_string()),
             };
             nodes.insert(child, node);

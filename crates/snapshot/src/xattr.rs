@@ -18,16 +18,16 @@ pub(crate) fn is_overlay(name: &OsStr) -> bool {
     name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
-/// What goes into a layer: capabilities and the user's own. The rest (labels, ACLs as the kernel stores them, trust
-/// marks) says something about this host, not about the image.
+/// What goes into a layer: capabilities alone, as with upstream. The rest (labels, ACLs as the kernel stores them,
+/// trust marks, and what browsers and synchronisers note in `user.*`) says something about the host where a file was,
+/// and would make the layer's digest depend on it.
 pub(crate) fn goes_into_layer(name: &OsStr) -> bool {
-    let bytes = name.as_bytes();
-    (bytes == CAPABILITY.as_bytes() || bytes.starts_with(b"user.")) && !is_overlay(name)
+    name.as_bytes() == CAPABILITY.as_bytes()
 }
 
-/// Attributes of `name` that go into a layer, sorted.
-pub(crate) fn for_layer(dir: &Root, name: &OsStr) -> Result<Vec<(OsString, Vec<u8>)>, SysError> {
-    read(dir, name, goes_into_layer)
+/// Capabilities and the user's own attributes: what an archive of files keeps.
+pub(crate) fn goes_into_archive(name: &OsStr) -> bool {
+    goes_into_layer(name) || (name.as_bytes().starts_with(b"user.") && !is_overlay(name))
 }
 
 /// Attributes of `name` that pass `keep`, sorted.
@@ -50,16 +50,16 @@ pub(crate) fn read(
 /// What the attributes of an entry of an overlay's upper directory say.
 #[derive(Debug, Default)]
 pub(crate) struct Attrs {
-    /// Those that go into a layer, sorted.
-    pub(crate) layer: Vec<(OsString, Vec<u8>)>,
+    /// Those that are wanted, sorted.
+    pub(crate) kept: Vec<(OsString, Vec<u8>)>,
     /// Marked as hiding what lies below.
     pub(crate) opaque: bool,
     /// Name of an overlay feature by which the entry's content lies elsewhere.
     pub(crate) feature: Option<&'static str>,
 }
 
-/// Reads the attributes of `name`.
-pub(crate) fn inspect(dir: &Root, name: &OsStr) -> Result<Attrs, SysError> {
+/// Reads the attributes of `name`; of those without a meaning here the ones that pass `keep`.
+pub(crate) fn inspect(dir: &Root, name: &OsStr, keep: fn(&OsStr) -> bool) -> Result<Attrs, SysError> {
     let mut attrs = Attrs::default();
     for key in dir.xattr_list(name)? {
         match key.to_str() {
@@ -70,9 +70,9 @@ pub(crate) fn inspect(dir: &Root, name: &OsStr) -> Result<Attrs, SysError> {
                 attrs.feature = Some("redirect_dir")
             }
             Some("trusted.overlay.metacopy" | "user.overlay.metacopy") => attrs.feature = Some("metacopy"),
-            _ if goes_into_layer(&key) => {
+            _ if keep(&key) => {
                 if let Some(value) = dir.xattr_get(name, &key)? {
-                    attrs.layer.push((key, value));
+                    attrs.kept.push((key, value));
                 }
             }
             _ => {}

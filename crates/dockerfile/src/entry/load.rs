@@ -70,6 +70,9 @@ impl Loader {
         };
         let directory = self.solve(&definition).await?;
         let (filename, data) = self.read_dockerfile(directory.as_ref()).await?;
+        if data.is_empty() {
+            return Err(BuildError::invalid("the Dockerfile cannot be empty"));
+        }
         let ignore = read_optional(directory.as_ref(), &ignore_name).await?;
         let info = SourceInfo {
             filename,

@@ -199,7 +199,7 @@ fn root_overlay_marks_from_outside_are_dropped() {
     let bytes = archive(&[opaque, whiteout]);
     Applier::new(&upper.root, LayerForm::Overlay).with_parents(&below.root).apply(&bytes[..]).unwrap();
     assert_eq!(paths(&upper.root), ["d"]);
-    let attrs = xattr::inspect(&upper.root, "d".as_ref()).unwrap();
+    let attrs = xattr::inspect(&upper.root, "d".as_ref(), xattr::goes_into_layer).unwrap();
     assert!(!attrs.opaque && attrs.feature.is_none());
 }
 

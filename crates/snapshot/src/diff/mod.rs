@@ -4,18 +4,32 @@ mod walk;
 mod writer;
 
 use std::io::Write;
+use std::path::Path;
 
+use rbuild_oci::layer::LayerWriter;
 use rbuild_sys::Root;
 
 use self::walk::{Form, Walk};
 use self::writer::Writer;
-use crate::Result;
+use crate::{Result, SnapshotError};
+
+/// Which extended attributes are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Attributes {
+    /// File capabilities alone, as layers have them: they do not depend on the host.
+    #[default]
+    Capabilities,
+    /// Capabilities and `user.*`, for archives of files.
+    Users,
+}
 
 /// How a diff is written.
 #[derive(Debug, Clone, Default)]
 pub struct DiffOptions {
     /// Times later than this (seconds since 1970) become this.
     pub source_date_epoch: Option<i64>,
+    /// Which extended attributes are written.
+    pub attributes: Attributes,
 }
 
 /// What a diff found.
@@ -30,8 +44,8 @@ pub struct DiffStats {
 /// Writes the difference between two states as an uncompressed OCI layer archive.
 ///
 /// Entries come depth first, names in byte order; the parents of whatever changed are included; sockets are not. What
-/// looks the same in both states is left out. Times are in whole seconds and of attributes only capabilities and
-/// `user.*` are kept, so that the archive of a state does not depend on the host.
+/// looks the same in both states is left out. Times are in whole seconds and of attributes only [`Attributes`]
+/// are kept, so that the archive of a state does not depend on the host.
 #[derive(Debug)]
 pub struct Differ<'a> {
     base: Option<&'a Root>,
@@ -57,10 +71,33 @@ impl<'a> Differ<'a> {
         self.run(upper, out, Form::Full)
     }
 
+    /// As [`Differ::diff_trees`], into an archive that was begun, below the directory `below` of it. The archive is
+    /// given back without its end mark.
+    pub fn append_tree<W: Write>(
+        &self,
+        upper: &Root,
+        below: &Path,
+        archive: LayerWriter<W>,
+    ) -> Result<(DiffStats, LayerWriter<W>)> {
+        self.append(upper, below, archive, Form::Full)
+    }
+
     fn run(&self, upper: &Root, out: impl Write, form: Form) -> Result<DiffStats> {
-        let mut writer = Writer::new(out, upper, &self.options);
+        let (stats, archive) = self.append(upper, Path::new(""), LayerWriter::new(out), form)?;
+        archive.finish().map_err(SnapshotError::Write)?;
+        Ok(stats)
+    }
+
+    fn append<W: Write>(
+        &self,
+        upper: &Root,
+        below: &Path,
+        archive: LayerWriter<W>,
+        form: Form,
+    ) -> Result<(DiffStats, LayerWriter<W>)> {
+        let mut writer = Writer::new(archive, below, upper, &self.options);
         Walk::new(self.base, upper, &mut writer).run(form)?;
-        writer.finish()
+        Ok(writer.done())
     }
 }
 

@@ -55,6 +55,26 @@ fn from_nothing_everything_comes_in_walk_order() {
 }
 
 #[test]
+fn several_trees_fit_into_one_archive() {
+    let upper = dir();
+    put(&upper.root, "d/a", b"same", 5);
+    upper.root.hard_link("d/a", "z").unwrap();
+    upper.root.symlink("/d/a", "link").unwrap();
+    let mut archive = LayerWriter::new(Vec::new());
+    for below in ["one", "two"] {
+        let differ = Differ::new(None, DiffOptions::default());
+        archive = differ.append_tree(&upper.root, Path::new(below), archive).unwrap().1;
+    }
+    let expected = ["d one/d", "- one/d/a", "l one/link -> /d/a", "h one/z -> one/d/a"];
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|line| line.to_string())
+        .chain(expected.map(|line| line.replace("one", "two")))
+        .collect();
+    assert_eq!(listing(&archive.finish().unwrap()), expected);
+}
+
+#[test]
 fn an_archive_depends_on_the_state_alone() {
     let (one, two) = (dir(), dir());
     for (root, order) in [(&one.root, [0, 1, 2, 3]), (&two.root, [3, 1, 0, 2])] {
@@ -109,7 +129,7 @@ fn times_are_cut_at_the_epoch_and_to_whole_seconds() {
     put(&upper.root, "early", b"", 10);
     upper.root.utimes("early", 10_999_999_999).unwrap();
     let mut out = Vec::new();
-    let options = DiffOptions { source_date_epoch: Some(100) };
+    let options = DiffOptions { source_date_epoch: Some(100), ..DiffOptions::default() };
     Differ::new(None, options).diff_trees(&upper.root, &mut out).unwrap();
     let mut reader = LayerReader::new(&out[..]);
     let mut times = BTreeMap::new();
@@ -121,7 +141,7 @@ fn times_are_cut_at_the_epoch_and_to_whole_seconds() {
 }
 
 #[test]
-fn root_attributes_of_the_image_are_kept_and_those_of_the_host_are_not() {
+fn root_capabilities_are_kept_and_attributes_of_the_host_are_not() {
     let upper = dir();
     put(&upper.root, "f", b"", 5);
     let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -133,8 +153,13 @@ fn root_attributes_of_the_image_are_kept_and_those_of_the_host_are_not() {
     let out = overlay(None, &upper.root);
     let entry = LayerReader::new(&out[..]).next_entry().unwrap().unwrap();
     let keys: Vec<_> = entry.xattrs.keys().map(String::as_str).collect();
-    assert_eq!(keys, ["security.capability", "user.note"]);
+    assert_eq!(keys, ["security.capability"]);
     assert_eq!(entry.xattrs["security.capability"], capability);
+    let mut files = Vec::new();
+    let options = DiffOptions { attributes: Attributes::Users, ..DiffOptions::default() };
+    Differ::new(None, options).diff_trees(&upper.root, &mut files).unwrap();
+    let entry = LayerReader::new(&files[..]).next_entry().unwrap().unwrap();
+    assert_eq!(entry.xattrs.keys().collect::<Vec<_>>(), ["security.capability", "user.note"]);
 }
 
 #[test]
@@ -248,7 +273,7 @@ enum Act {
     HardLink(usize, usize),
     Rename(usize, usize),
     Chmod(usize, u32),
-    Xattr(usize, u8),
+    Capability(usize, u8),
 }
 
 /// Few names, so that acts meet.
@@ -264,7 +289,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => (name.clone(), name.clone()).prop_map(|(a, b)| Act::HardLink(a, b)),
         1 => (name.clone(), name.clone()).prop_map(|(a, b)| Act::Rename(a, b)),
         1 => (name.clone(), 0o600..0o777u32).prop_map(|(n, m)| Act::Chmod(n, m)),
-        1 => (name, any::<u8>()).prop_map(|(n, v)| Act::Xattr(n, v)),
+        1 => (name, any::<u8>()).prop_map(|(n, v)| Act::Capability(n, v)),
     ]
 }
 
@@ -282,7 +307,10 @@ fn perform(root: &Root, act: &Act) {
         Act::HardLink(a, b) => root.hard_link(NAMES[*a], NAMES[*b]),
         Act::Rename(a, b) => root.rename(NAMES[*a], root, NAMES[*b]),
         Act::Chmod(n, mode) => root.chmod(NAMES[*n], *mode),
-        Act::Xattr(n, value) => root.xattr_set(NAMES[*n], "user.x", &[*value]),
+        Act::Capability(n, value) => {
+            let capability = [1, 0, 0, 2, *value, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            root.xattr_set(NAMES[*n], "security.capability", &capability)
+        }
     };
     drop(done);
 }

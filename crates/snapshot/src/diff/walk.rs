@@ -89,14 +89,14 @@ impl<'a, 'w, W: Write> Walk<'a, 'w, W> {
             }
             return Ok(());
         }
-        let attrs = xattr::inspect(here.upper.get()?, name).entry(&path)?;
+        let attrs = xattr::inspect(here.upper.get()?, name, self.out.keep()).entry(&path)?;
         if form == Form::Overlay {
             refuse_features(&attrs, &path)?;
         }
         let change = change(here, name, &stat, base_stat.as_ref(), &path)?;
         let skip = change == Change::Unmodified && form == Form::Overlay;
         if !skip {
-            self.out.entry(here.upper.get()?, name, &path, &stat, attrs.layer, change)?;
+            self.out.entry(here.upper.get()?, name, &path, &stat, attrs.kept, change)?;
         }
         if !stat.is_dir() {
             return Ok(());

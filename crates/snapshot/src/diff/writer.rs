@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rbuild_oci::layer::{EntryKind, LayerEntry, LayerWriter};
 use rbuild_sys::{FileKind, Root, Stat};
 
-use super::{DiffOptions, DiffStats};
+use super::{Attributes, DiffOptions, DiffStats};
 use crate::deep::open_deep;
 use crate::error::OnEntry;
 use crate::{Result, SnapshotError, xattr};
@@ -28,10 +28,14 @@ type Inode = (u64, u64);
 
 pub(super) struct Writer<'a, W: Write> {
     tar: LayerWriter<W>,
+    /// Where in the archive the tree is; empty: at its root.
+    below: PathBuf,
     /// The upper tree, to look up parents.
     upper: &'a Root,
     /// Latest time, in nanoseconds.
     latest_ns: i64,
+    /// Which attributes are written.
+    keep: fn(&OsStr) -> bool,
     /// First name in the archive of files with several names.
     first_names: HashMap<Inode, PathBuf>,
     /// Unmodified names of files with several names.
@@ -42,11 +46,16 @@ pub(super) struct Writer<'a, W: Write> {
 }
 
 impl<'a, W: Write> Writer<'a, W> {
-    pub(super) fn new(out: W, upper: &'a Root, options: &DiffOptions) -> Self {
+    pub(super) fn new(tar: LayerWriter<W>, below: &Path, upper: &'a Root, options: &DiffOptions) -> Self {
         Self {
-            tar: LayerWriter::new(out),
+            tar,
+            below: below.to_path_buf(),
             upper,
             latest_ns: options.source_date_epoch.map_or(i64::MAX, |secs| secs.saturating_mul(NANOS)),
+            keep: match options.attributes {
+                Attributes::Capabilities => xattr::goes_into_layer,
+                Attributes::Users => xattr::goes_into_archive,
+            },
             first_names: HashMap::new(),
             waiting: HashMap::new(),
             dirs: HashSet::new(),
@@ -54,10 +63,15 @@ impl<'a, W: Write> Writer<'a, W> {
         }
     }
 
+    /// Says of an attribute whether it is written.
+    pub(super) fn keep(&self) -> fn(&OsStr) -> bool {
+        self.keep
+    }
+
     pub(super) fn deleted(&mut self, path: &Path) -> Result<()> {
         self.parents(path)?;
         self.stats.entries += 1;
-        self.tar.whiteout(path, 0).map_err(SnapshotError::Write)
+        self.tar.whiteout(&self.below.join(path), 0).map_err(SnapshotError::Write)
     }
 
     /// Writes the entry `name` of the open directory `dir`; `attrs` are those that go into the layer.
@@ -76,7 +90,7 @@ impl<'a, W: Write> Writer<'a, W> {
             let inode = (stat.dev, stat.ino);
             if let Some(first) = self.first_names.get(&inode) {
                 entry.kind = EntryKind::HardLink;
-                entry.link.clone_from(first);
+                entry.link = self.below.join(first);
                 entry.size = 0;
             } else if change == Change::Unmodified {
                 self.waiting.entry(inode).or_default().push(path.to_path_buf());
@@ -94,10 +108,10 @@ impl<'a, W: Write> Writer<'a, W> {
         entry.xattrs = text_keys(attrs);
         self.write(dir, name, path, &entry)?;
         for extra in more_names {
-            entry.link = path.to_path_buf();
+            entry.link = self.below.join(path);
             entry.kind = EntryKind::HardLink;
             entry.size = 0;
-            entry.path.clone_from(&extra);
+            entry.path = self.below.join(&extra);
             self.write(dir, name, &extra, &entry)?;
         }
         Ok(())
@@ -129,7 +143,7 @@ impl<'a, W: Write> Writer<'a, W> {
             let dir = open_deep(self.upper, parent)?;
             let stat = dir.stat(".").entry(parent)?;
             let Some(mut entry) = self.header(parent, &stat) else { continue };
-            entry.xattrs = text_keys(xattr::for_layer(&dir, ".".as_ref()).entry(parent)?);
+            entry.xattrs = text_keys(xattr::read(&dir, ".".as_ref(), self.keep).entry(parent)?);
             self.dirs.insert(parent.clone());
             self.stats.entries += 1;
             self.tar.start(&entry).map_err(SnapshotError::Write)?;
@@ -148,7 +162,7 @@ impl<'a, W: Write> Writer<'a, W> {
             FileKind::Fifo => EntryKind::Fifo,
             FileKind::Socket | FileKind::Unknown => return None,
         };
-        let mut entry = LayerEntry::new(path, kind);
+        let mut entry = LayerEntry::new(self.below.join(path), kind);
         entry.mode = stat.permissions();
         entry.uid = stat.uid;
         entry.gid = stat.gid;
@@ -161,9 +175,9 @@ impl<'a, W: Write> Writer<'a, W> {
         Some(entry)
     }
 
-    pub(super) fn finish(self) -> Result<DiffStats> {
-        self.tar.finish().map_err(SnapshotError::Write)?;
-        Ok(self.stats)
+    /// What was written, and the archive, still without its end.
+    pub(super) fn done(self) -> (DiffStats, LayerWriter<W>) {
+        (self.stats, self.tar)
     }
 }
 
