@@ -105,7 +105,7 @@ fn link_name(root: &Root, path: &std::path::Path, stat: &Stat) -> Result<String,
 fn dir_entry(path: String, stat: &Stat, link_name: String) -> DirEntry {
     DirEntry {
         path,
-        mode: wire_mode(stat.mode),
+        mode: rbuild_session::mode::from_unix(stat.mode),
         uid: stat.uid,
         gid: stat.gid,
         size: stat.size,
@@ -114,21 +114,6 @@ fn dir_entry(path: String, stat: &Stat, link_name: String) -> DirEntry {
         dev_major: 0,
         dev_minor: 0,
     }
-}
-
-/// `st_mode` as Go's `os.FileMode` bits. Source: protocol notes, "File transfer".
-fn wire_mode(mode: u32) -> u32 {
-    let kind = match mode & 0o170_000 {
-        0o040_000 => 1 << 31,
-        0o120_000 => 1 << 27,
-        0o060_000 => 1 << 26,
-        0o020_000 => 1 << 26 | 1 << 21,
-        0o010_000 => 1 << 25,
-        0o140_000 => 1 << 24,
-        _ => 0,
-    };
-    let bit = |from: u32, to: u32| if mode & from != 0 { 1 << to } else { 0 };
-    kind | bit(0o4000, 23) | bit(0o2000, 22) | bit(0o1000, 20) | (mode & 0o777)
 }
 
 #[cfg(test)]
