@@ -193,6 +193,7 @@ impl Bridge for BuildBridge {
     async fn resolve_image(&self, query: ImageQuery) -> Result<ImageMeta, BuildError> {
         let reporter = self.context.step(&query.log_name);
         let name = query.log_name.clone();
+        let asked = query.reference.clone();
         let work = async {
             let request = ImageRequest {
                 reference: query.reference,
@@ -201,7 +202,8 @@ impl Bridge for BuildBridge {
                 oci_layout: query.oci_layout,
             };
             let resolved = self.context.worker.resolve_image(&self.context.scope, &reporter, request);
-            resolved.await.map_err(|error| from_op(&error))
+            let failed = format!("failed to resolve source metadata for {asked}");
+            resolved.await.map_err(|error| from_op(&error).context(failed))
         };
         let resolved = self.show(&name, work, &reporter).await?;
         Ok(image_meta(resolved))

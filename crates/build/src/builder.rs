@@ -128,7 +128,7 @@ impl Builder {
             run_dir: store.run_dir(),
         });
         let cache = Arc::new(LocalCache::new(store.clone()));
-        let dockerfile: Arc<dyn Frontend> = Arc::new(rbuild_dockerfile::DockerfileFrontend::default());
+        let dockerfile: Arc<dyn Frontend> = Arc::new(rbuild_dockerfile::DockerfileFrontend);
         Ok(Self {
             worker,
             solver: Solver::new(vec![cache], SolverOptions::default()),
@@ -229,9 +229,8 @@ impl Builder {
                 }
             }
         };
-        #[expect(clippy::disallowed_methods, reason = "owned by GcTask, which aborts it")]
-        let task = tokio::spawn(work);
-        Some(GcTask(task))
+        // Owned by the guard, which aborts it.
+        Some(GcTask(tokio::spawn(work)))
     }
 
     /// Refuses new builds and waits for the running ones, at most for `limit`.

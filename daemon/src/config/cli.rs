@@ -36,7 +36,6 @@ fn places() -> &'static Places {
 
 /// Long enough for an ordinary build to finish, shorter than service managers wait for a stop (90 s).
 const DEFAULT_DRAIN_SECS: u64 = 60;
-const DEFAULT_HISTORY_ENTRIES: usize = 50;
 
 /// rbuildd: a BuildKit-compatible build daemon.
 #[derive(Debug, Parser)]
@@ -212,7 +211,7 @@ impl Cli {
         let oci = &file.worker.oci;
         let snapshotter =
             parse_snapshotter(self.oci_worker_snapshotter.as_ref().or(oci.snapshotter.as_ref()))?;
-        let host_network = parse_network(self.oci_worker_net.as_ref().or(oci.network_mode.as_ref()))?;
+        check_network(self.oci_worker_net.as_ref().or(oci.network_mode.as_ref()))?;
         let entitlements =
             [self.allow_insecure_entitlement.clone(), file.insecure_entitlements.clone()].concat();
         check_entitlements(&entitlements)?;
@@ -251,7 +250,6 @@ impl Cli {
             labels,
             snapshotter,
             runtime_binary: self.oci_worker_binary.or(file.worker.oci.binary),
-            host_network,
             parallelism: self.oci_max_parallelism.or(file.worker.oci.max_parallelism).unwrap_or(0),
             gc: self.oci_worker_gc.or(file.worker.oci.gc).unwrap_or(true),
             gc_policies,
@@ -263,7 +261,6 @@ impl Cli {
                 .map(std::time::Duration::from_secs)
                 .or(file.drain_timeout.map(|s| s.0))
                 .unwrap_or(std::time::Duration::from_secs(DEFAULT_DRAIN_SECS)),
-            history_max_entries: file.history.max_entries.unwrap_or(DEFAULT_HISTORY_ENTRIES),
         })
     }
 
@@ -342,9 +339,10 @@ fn parse_snapshotter(name: Option<&String>) -> Result<Snapshotter, ConfigError> 
     }
 }
 
-fn parse_network(mode: Option<&String>) -> Result<bool, ConfigError> {
+/// Steps have the host's network or none; `auto` means that.
+fn check_network(mode: Option<&String>) -> Result<(), ConfigError> {
     match mode.map(String::as_str) {
-        None | Some("auto" | "host" | "") => Ok(true),
+        None | Some("auto" | "host" | "") => Ok(()),
         Some(other) => Err(unsupported(&format!("network mode {other}"), "use auto or host")),
     }
 }

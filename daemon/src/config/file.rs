@@ -25,7 +25,7 @@ pub(super) struct ConfigFile {
     pub(super) grpc: GrpcFile,
     pub(super) worker: WorkersFile,
     pub(super) registry: BTreeMap<String, RegistryFile>,
-    pub(super) history: HistoryFile,
+    pub(super) history: Option<toml::Value>,
     pub(super) frontend: BTreeMap<String, FrontendFile>,
     pub(super) system: Option<toml::Value>,
     pub(super) otel: Option<toml::Value>,
@@ -159,15 +159,6 @@ pub(crate) struct KeyPairFile {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct HistoryFile {
-    #[serde(rename = "maxAge")]
-    pub(super) max_age: Option<Span>,
-    #[serde(rename = "maxEntries")]
-    pub(super) max_entries: Option<usize>,
-}
-
-#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct FrontendFile {
     pub(super) enabled: Option<bool>,
@@ -227,6 +218,7 @@ impl ConfigFile {
             ),
             (self.grpc.debug_address.is_some(), "`[grpc] debugAddress`", "remove it"),
             (self.otel.is_some(), "`[otel]`", "remove it"),
+            (self.history.is_some(), "`[history]`", "there is no build history yet"),
             (self.cdi.disabled == Some(false), "`[cdi] disabled = false`", "devices are not supported"),
             (
                 self.frontend.get("dockerfile.v0").is_some_and(|f| f.enabled == Some(false)),

@@ -30,7 +30,6 @@ pub(crate) struct Config {
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) snapshotter: Snapshotter,
     pub(crate) runtime_binary: Option<PathBuf>,
-    pub(crate) host_network: bool,
     pub(crate) parallelism: usize,
     pub(crate) gc: bool,
     pub(crate) gc_policies: Vec<GcPolicyFile>,
@@ -38,7 +37,6 @@ pub(crate) struct Config {
     pub(crate) dns: file::DnsFile,
     pub(crate) trace_socket: Option<PathBuf>,
     pub(crate) drain: std::time::Duration,
-    pub(crate) history_max_entries: usize,
 }
 
 /// Server certificate, its key, and the authority that signs clients.

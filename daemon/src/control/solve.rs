@@ -70,11 +70,8 @@ fn build_request(control: &ControlService, wire: wire::SolveRequest) -> Result<B
     };
     let mut exporters = wire.exporters;
     if exporters.is_empty() && !wire.exporter_deprecated.is_empty() {
-        exporters.push(wire::Exporter {
-            r#type: wire.exporter_deprecated,
-            attrs: wire.exporter_attrs_deprecated,
-            ..Default::default()
-        });
+        exporters
+            .push(wire::Exporter { r#type: wire.exporter_deprecated, attrs: wire.exporter_attrs_deprecated });
     }
     if exporters.len() > MAX_EXPORTERS {
         let text = format!("{} exporters in one build: at most {MAX_EXPORTERS}", exporters.len());
