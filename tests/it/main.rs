@@ -16,6 +16,7 @@ mod c2_changes;
 mod c3_concurrency;
 mod c5_kill;
 mod d1_outputs;
+mod d4_results;
 mod debug_compile;
 mod e2_remote;
 mod e7_drain;

@@ -4,7 +4,8 @@ use std::io::{self, Write as _};
 use async_trait::async_trait;
 use rbuild_digest::Digest;
 use rbuild_oci::layer::{EntryKind, LayerEntry, LayerWriter};
-use rbuild_oci::{Descriptor, ImageRef, Index, format_time, json, media};
+use rbuild_oci::{Descriptor, ImageRef, Index, Provider as _, format_time, json, media};
+use rbuild_session::{BlobTarget, Session, names};
 use rbuild_store::Store;
 use serde::Serialize;
 
@@ -28,19 +29,19 @@ pub(crate) enum ArchiveKind {
 pub(crate) struct ArchiveExporter {
     daemon: Exporters,
     kind: ArchiveKind,
+    /// One file; else a directory in OCI layout, whose `index.json` the client writes.
+    tar: bool,
     options: ImageOptions,
 }
 
 impl ArchiveExporter {
     pub(crate) fn new(daemon: Exporters, kind: ArchiveKind, attrs: &mut Attrs) -> Result<Self> {
         let options = ImageOptions::take(attrs)?;
-        if attrs.flag("tar")? == Some(false) {
-            return Err(attrs.bad("tar", "false", "only archives are possible yet"));
-        }
+        let tar = attrs.flag("tar")?.unwrap_or(true);
         for name in &options.names {
             ImageRef::parse(name).map_err(|error| attrs.bad("name", name, &error.to_string()))?;
         }
-        Ok(Self { daemon, kind, options })
+        Ok(Self { daemon, kind, tar, options })
     }
 }
 
@@ -80,6 +81,10 @@ impl Exporter for ArchiveExporter {
             let text: Vec<_> = names.iter().map(ToString::to_string).collect();
             response.insert("image.name".into(), text.join(","));
         }
+        if !self.tar {
+            self.send_blobs(&session, &image).await?;
+            return Ok(Exported { response });
+        }
         let metadata = response.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let status = request.reporter.status("sending tarball", "");
         let archive = Archive::new(self.kind, &names, &image)?;
@@ -93,6 +98,21 @@ impl Exporter for ArchiveExporter {
 }
 
 impl ArchiveExporter {
+    /// Writes everything into the client's directory, what is referred to before what refers to it.
+    async fn send_blobs(&self, session: &Session, image: &Assembled) -> Result<()> {
+        let mut sent = BTreeSet::new();
+        for blob in image.blobs() {
+            if sent.insert(blob.digest) {
+                let digest = blob.digest.to_string();
+                let data = self.daemon.store.content().open(&blob, 0).await;
+                let data = data.map_err(ExportError::io(format!("blob {digest}")))?;
+                let target = BlobTarget { store: names::EXPORT_STORE, digest: &digest, size: blob.size };
+                session.put_blob(target, data).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn names(&self) -> Result<Vec<ImageRef>> {
         let parse = |name: &String| {
             let parsed = ImageRef::parse(name).map(|name| name.tag_or_latest());

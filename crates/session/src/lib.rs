@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+mod content;
 mod error;
 pub mod filesync;
 mod group;
@@ -28,6 +29,7 @@ mod ssh;
 mod tests;
 mod tunnel;
 
+pub use content::BlobTarget;
 pub use error::SessionError;
 pub use group::SessionGroup;
 pub use manager::{Registration, SessionManager, SessionStream};

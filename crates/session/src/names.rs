@@ -20,6 +20,10 @@ pub const SSH_CHECK_AGENT: &str = "/moby.sshforward.v1.SSH/CheckAgent";
 pub const SSH_FORWARD_AGENT: &str = "/moby.sshforward.v1.SSH/ForwardAgent";
 /// Prefix of the content service's methods.
 pub const CONTENT_INFO: &str = "/containerd.services.content.v1.Content/Info";
+/// A blob into a content store of the client's.
+pub const CONTENT_WRITE: &str = "/containerd.services.content.v1.Content/Write";
+/// The store of an exporter that writes a directory in OCI layout.
+pub const EXPORT_STORE: &str = "export";
 /// Health of the client.
 pub const HEALTH_CHECK: &str = "/grpc.health.v1.Health/Check";
 
@@ -38,6 +42,8 @@ pub(crate) const DIR_NAME: &str = "dir-name";
 pub(crate) const INCLUDE_PATTERNS: &str = "include-patterns";
 pub(crate) const EXCLUDE_PATTERNS: &str = "exclude-patterns";
 pub(crate) const FOLLOW_PATHS: &str = "followpaths";
+/// Which of the client's content stores is meant.
+pub(crate) const STORE_ID: &str = "buildkit-attachable-store-id";
 pub(crate) const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";
 pub(crate) const EXPORTER_MULTI_PLATFORM: &str = "buildkit-exporter-multi-platform";
 pub(crate) const EXPORTER_MD_PREFIX: &str = "exporter-md-";

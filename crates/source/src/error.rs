@@ -40,7 +40,7 @@ pub enum SourceError {
         what: String,
     },
     /// The content is not what was promised.
-    #[error("{what} has digest {found}, expected {expected}")]
+    #[error("{what}: digest mismatch: found {found}, expected {expected}")]
     Digest {
         /// Of what.
         what: String,
@@ -50,7 +50,7 @@ pub enum SourceError {
         found: Digest,
     },
     /// A server answered with an error.
-    #[error("{url}: server answered {status}")]
+    #[error("{url}: invalid response status {status}")]
     HttpStatus {
         /// Without credentials and query.
         url: String,
