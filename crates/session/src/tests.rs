@@ -1,6 +1,7 @@
 //! Both ends of a session against each other, over streams in memory.
 
 mod calls;
+mod content;
 mod lifetime;
 
 use std::path::Path;

@@ -127,10 +127,20 @@ impl ClientSessionBuilder {
 
     /// The session, not yet opened.
     pub fn build(self) -> ClientSession {
+        self.build_with(&[], |routes| routes)
+    }
+
+    /// With further services, which offer these methods.
+    pub(crate) fn build_with(
+        self,
+        more: &[&'static str],
+        add: impl FnOnce(Routes) -> Routes,
+    ) -> ClientSession {
         let token = CancellationToken::new();
         let tasks = OwnedTasks { tracker: tokio_util::task::TaskTracker::new(), token };
         let mut methods = vec![names::HEALTH_CHECK];
-        let mut routes = Routes::new(serve::health());
+        methods.extend(more);
+        let mut routes = add(Routes::new(serve::health()));
         if let Some(dirs) = self.dirs {
             methods.push(names::FILE_SYNC_DIFF_COPY);
             routes = routes.add_service(dirs::DirService::new(dirs, tasks.clone()));
