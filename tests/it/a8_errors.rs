@@ -11,7 +11,7 @@ fn parse_errors_name_line_and_suggestion() {
         ("RUN true\n", &["no build stage"]),
         ("FROM busybox\nCOPY --from=nothere:9 /a /b\n", &["nothere"]),
         ("FROM ${BASE}\n", &["base name", "Dockerfile:1"]),
-        ("", &["no instructions"]),
+        ("", &["empty"]),
     ] {
         space.write("Dockerfile", dockerfile);
         let output = daemon.build(space.path(), &[]).failure();
