@@ -94,7 +94,8 @@ fn epoch(what: &What) -> Result<Option<i64>, BuildError> {
         What::Frontend { options, .. } | What::Client { options, .. } => options,
     };
     let Some(text) = options.get(EPOCH_OPTION).filter(|text| !text.is_empty()) else { return Ok(None) };
-    let invalid = |_| BuildError::invalid(format!("SOURCE_DATE_EPOCH `{text}`: expected seconds since 1970"));
+    let invalid =
+        |_| BuildError::invalid(format!("invalid SOURCE_DATE_EPOCH: {text}: expected seconds since 1970"));
     text.parse().map(Some).map_err(invalid)
 }
 

@@ -119,9 +119,6 @@ impl ImageOptions {
         };
         let force = attrs.flag("force-compression")?.unwrap_or(false);
         let types = attrs.flag("oci-mediatypes")?;
-        if kind == Some(Compression::Zstd) && types == Some(false) {
-            return Err(attrs.bad("oci-mediatypes", "false", "zstd needs OCI media types"));
-        }
         let names = attrs.take("name").unwrap_or_default();
         // Attestations and what belongs to them; absent or off is what this daemon does.
         for name in ["attestation-inline", "oci-artifact", "prefer-nondist-layers", "buildinfo"] {
@@ -166,13 +163,18 @@ mod tests {
             &[("rewrite-timestamp", "maybe")],
             &[("source-date-epoch", "yesterday")],
             &[("annotations", "b")],
-            &[("compression", "zstd"), ("oci-mediatypes", "false")],
         ] {
             let mut attrs = attrs(pairs);
             let taken = ImageOptions::take(&mut attrs).map(drop);
             let error = taken.and_then(|()| attrs.finish()).unwrap_err().to_string();
             assert!(pairs.iter().any(|(name, _)| error.contains(name)), "{error}");
         }
+    }
+
+    #[test]
+    fn zstd_goes_with_either_kind_of_media_types() {
+        let mut attrs = attrs(&[("compression", "zstd"), ("oci-mediatypes", "false")]);
+        assert!(!ImageOptions::take(&mut attrs).unwrap().oci_types);
     }
 
     #[test]
