@@ -50,5 +50,7 @@ fn a_missing_file_in_the_context_is_named() {
     let daemon = TestDaemon::start();
     let space = TestSpace::new();
     space.write("Dockerfile", "FROM scratch\nCOPY nosuch /\n");
-    daemon.build(space.path(), &[]).failure().has("/nosuch").has("not found");
+    let output = daemon.build(space.path(), &[]).failure().has("/nosuch").has("not found");
+    let step = output.step("[1/1] COPY nosuch /");
+    assert!(step.iter().any(|line| line.contains("ERROR")), "{}", output.all());
 }

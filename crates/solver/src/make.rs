@@ -40,7 +40,14 @@ impl<O: Op> Make<O> {
             return Ok(Flown { known: Known::of(record), cached: true });
         }
         if (0..self.identities.len()).any(|input| self.map.input(input).content) {
-            contents = self.contents().await?;
+            contents = match self.contents().await {
+                Ok(contents) => contents,
+                // It never comes to work on it, but this is the step that the user has to look at.
+                Err(error) => {
+                    Shown::start(&self.job, &self.info).end(Some(error.to_string()));
+                    return Err(error);
+                }
+            };
             if contents.iter().any(Option::is_some) {
                 resolved = key::resolved(&self.map, &self.identities, &contents);
                 if let Some(record) = self.look(&resolved, &mut keys).await {

@@ -205,6 +205,8 @@ impl Names {
         let mut owner = match &chown.user {
             None => Owner::default(),
             Some(UserRef::Id(id)) => Owner { uid: *id, gid: *id },
+            // `--chown=:7` names a group only.
+            Some(UserRef::Name { name, .. }) if name.is_empty() => Owner::default(),
             Some(UserRef::Name { name, input }) => find_user(self.tree("user", name, *input)?.root(), name)?,
         };
         match &chown.group {
