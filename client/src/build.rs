@@ -268,14 +268,44 @@ fn outputs(args: &BuildArgs) -> Result<Vec<Output>, CommandError> {
     if outputs.is_empty() {
         outputs.push(Output::parse("type=image")?);
     }
+    let annotations = annotations(&args.annotation)?;
     let names = args.tag.join(",");
     for output in &mut outputs {
         let named = matches!(output.kind.as_str(), "image" | "oci" | "docker");
         if named && !names.is_empty() && !output.attrs.contains_key("name") {
             output.attrs.insert("name".into(), names.clone());
         }
+        if named {
+            output.attrs.extend(annotations.clone());
+        } else if !annotations.is_empty() && output.kind != "cacheonly" {
+            return Err(CommandError::usage(format!(
+                "--annotation: the {} output makes no image",
+                output.kind
+            )));
+        }
     }
     Ok(outputs)
+}
+
+/// `--annotation` as exporter attributes: `annotation-index.KEY=VALUE`, a manifest's own without a type.
+fn annotations(texts: &[String]) -> Result<Vec<(String, String)>, CommandError> {
+    let mut attrs = Vec::new();
+    for text in texts {
+        let (key, value) = spec::pair("--annotation", text)?;
+        let (types, key) = key.split_once(':').unwrap_or(("manifest", key));
+        for kind in types.split(',') {
+            let prefix = match kind {
+                "manifest" => "annotation".to_owned(),
+                "index" | "manifest-descriptor" | "index-descriptor" => format!("annotation-{kind}"),
+                other => {
+                    return Err(CommandError::usage(format!("--annotation {text}: unknown type `{other}`"))
+                        .hint("types are manifest, index, manifest-descriptor, index-descriptor"));
+                }
+            };
+            attrs.push((format!("{prefix}.{key}"), value.to_owned()));
+        }
+    }
+    Ok(attrs)
 }
 
 fn report(args: &BuildArgs, finished: &Finished) -> Result<(), CommandError> {

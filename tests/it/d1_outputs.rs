@@ -143,3 +143,15 @@ fn outputs_and_flags_that_do_not_exist_are_refused_by_name() {
     daemon.build(space.path(), &["--sbom=true", "-t", "x"]).failure().has("sbom");
     daemon.build(space.path(), &["-o", "type=oci,dest=x.tar,compresion=zstd"]).failure().has("compresion");
 }
+
+#[test]
+fn annotations_reach_the_manifest() {
+    let daemon = TestDaemon::start();
+    let space = space();
+    daemon.build(space.path(), &["--annotation", "who=me", "-o", "type=oci,dest=a.tar"]).success();
+    let archive = format!("oci-archive:{}", space.at("a.tar").display());
+    let manifest = run("skopeo", &["inspect", "--raw", &archive]).success().stdout;
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    assert_eq!(manifest["annotations"]["who"], "me", "{manifest}");
+    daemon.build(space.path(), &["--annotation", "nosuch:who=me"]).failure().has("nosuch");
+}

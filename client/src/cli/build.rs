@@ -11,6 +11,9 @@ pub(crate) struct BuildArgs {
     /// Allow an entitlement: network.host, security.insecure (repeatable)
     #[arg(long, value_name = "NAME")]
     pub(crate) allow: Vec<String>,
+    /// Annotation of the image, [manifest:|index:|manifest-descriptor:|index-descriptor:]KEY=VALUE (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) annotation: Vec<String>,
     /// Build argument NAME=VALUE, or NAME to take it from the environment (repeatable)
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) build_arg: Vec<String>,
@@ -88,8 +91,6 @@ pub(crate) struct BuildArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Refused {
     #[arg(long, hide = true)]
-    annotation: Vec<String>,
-    #[arg(long, hide = true)]
     attest: Vec<String>,
     #[arg(long, hide = true)]
     builder: Option<String>,
@@ -118,7 +119,6 @@ impl Refused {
         const ATTEST: &str = "attestations are not made yet";
         let asked = |value: &Option<String>| value.as_deref().is_some_and(|value| value != "false");
         let refused = [
-            (!self.annotation.is_empty(), "--annotation", "annotations are not written yet"),
             (!self.attest.is_empty(), "--attest", ATTEST),
             (self.builder.is_some(), "--builder", "name the daemon with --addr"),
             (!self.cache_from.is_empty(), "--cache-from", CACHE),
