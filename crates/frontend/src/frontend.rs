@@ -11,8 +11,11 @@ use crate::{Bridge, BridgeRef, BuildError};
 #[async_trait]
 pub trait Frontend: Send + Sync + std::fmt::Debug {
     /// Runs the frontend. Cancel: drop the future; nothing outlives it but what the bridge memoised.
-    async fn solve(&self, bridge: Arc<dyn Bridge>, request: FrontendRequest)
-    -> Result<FrontendResult, BuildError>;
+    async fn solve(
+        &self,
+        bridge: Arc<dyn Bridge>,
+        request: FrontendRequest,
+    ) -> Result<FrontendResult, BuildError>;
 }
 
 /// What the client asked of a frontend.

@@ -12,8 +12,8 @@ mod error;
 mod frontend;
 
 pub use bridge::{
-    Bridge, BridgeRef, DirEntry, FileRange, ImageMeta, ImageQuery, ResolveMode, SolveRequest, SourceMeta,
-    SharedRef, SourceQuery, Warning,
+    Bridge, BridgeRef, DirEntry, FileRange, ImageMeta, ImageQuery, ResolveMode, SharedRef, SolveRequest,
+    SourceMeta, SourceQuery, Warning,
 };
 pub use error::{BuildError, Detail, ErrorCode};
 pub use frontend::{Frontend, FrontendRequest, FrontendResult, ResultRefs};

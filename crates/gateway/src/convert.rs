@@ -167,7 +167,10 @@ pub(crate) fn warning(wire: wire::WarnRequest) -> Result<Warning, BuildError> {
         Some(info) => {
             let info = SourceInfo::from_wire(&info)
                 .map_err(|err| BuildError::invalid(format!("warning: invalid source: {err}")))?;
-            Some(SourceLocation { info: Arc::new(info), ranges: wire.ranges.iter().map(Range::from_wire).collect() })
+            Some(SourceLocation {
+                info: Arc::new(info),
+                ranges: wire.ranges.iter().map(Range::from_wire).collect(),
+            })
         }
     };
     Ok(Warning {

@@ -5,9 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rbuild_digest::random_id;
-use rbuild_frontend::{
-    Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, SharedRef,
-};
+use rbuild_frontend::{Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, SharedRef};
 use tokio::sync::{Notify, oneshot};
 
 /// How long a call waits for a build that has not registered yet: clients open Solve and the gateway calls
@@ -47,7 +45,8 @@ impl ForwardedBuild {
             return Ok(None);
         }
         let found = self.refs.lock().get(id).cloned();
-        let missing = || BuildError::new(ErrorCode::NotFound, format!("no such reference `{id}` in this build"));
+        let missing =
+            || BuildError::new(ErrorCode::NotFound, format!("no such reference `{id}` in this build"));
         found.map(Some).ok_or_else(missing)
     }
 
@@ -137,11 +136,8 @@ impl Frontend for ClientFrontend {
         _request: FrontendRequest,
     ) -> Result<FrontendResult, BuildError> {
         let (sender, outcome) = oneshot::channel();
-        let build = Arc::new(ForwardedBuild {
-            bridge,
-            refs: Mutex::default(),
-            outcome: Mutex::new(Some(sender)),
-        });
+        let build =
+            Arc::new(ForwardedBuild { bridge, refs: Mutex::default(), outcome: Mutex::new(Some(sender)) });
         let _registration = self.builds.register(&self.build_id, build)?;
         outcome.await.unwrap_or_else(|_| {
             Err(BuildError::new(ErrorCode::Internal, "the build's frontend went away without a result"))

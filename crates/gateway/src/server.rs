@@ -31,7 +31,8 @@ impl BridgeService {
 
     async fn build<T>(&self, request: &Request<T>) -> Result<Arc<ForwardedBuild>, Status> {
         let id = request.metadata().get(BUILD_ID_KEY).and_then(|value| value.to_str().ok());
-        let id = id.ok_or_else(|| Status::invalid_argument(format!("no `{BUILD_ID_KEY}` in the call's metadata")))?;
+        let id = id
+            .ok_or_else(|| Status::invalid_argument(format!("no `{BUILD_ID_KEY}` in the call's metadata")))?;
         let id = id.to_owned();
         let found = self.builds.find(&id).await;
         found.ok_or_else(|| Status::not_found(format!("no such job {id}")))
@@ -58,7 +59,10 @@ fn reply<T>(result: Result<T, BuildError>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(|err| to_status(&err))
 }
 
-async fn read_file(file: SharedRef, request: wire::ReadFileRequest) -> Result<wire::ReadFileResponse, BuildError> {
+async fn read_file(
+    file: SharedRef,
+    request: wire::ReadFileRequest,
+) -> Result<wire::ReadFileResponse, BuildError> {
     let range = match request.range {
         None => None,
         Some(range) => {
@@ -82,7 +86,10 @@ async fn read_file(file: SharedRef, request: wire::ReadFileRequest) -> Result<wi
 
 #[tonic::async_trait]
 impl LlbBridge for BridgeService {
-    async fn ping(&self, request: Request<wire::PingRequest>) -> Result<Response<wire::PongResponse>, Status> {
+    async fn ping(
+        &self,
+        request: Request<wire::PingRequest>,
+    ) -> Result<Response<wire::PongResponse>, Status> {
         self.build(&request).await?;
         Ok(Response::new(wire::PongResponse {
             frontend_api_caps: caps::frontend_caps(),
@@ -239,7 +246,10 @@ impl LlbBridge for BridgeService {
         Err(no_containers())
     }
 
-    async fn warn(&self, request: Request<wire::WarnRequest>) -> Result<Response<wire::WarnResponse>, Status> {
+    async fn warn(
+        &self,
+        request: Request<wire::WarnRequest>,
+    ) -> Result<Response<wire::WarnResponse>, Status> {
         let build = self.build(&request).await?;
         let warning = convert::warning(request.into_inner()).map_err(|err| to_status(&err))?;
         reply(build.bridge().warn(warning).await.map(|()| wire::WarnResponse {}))
