@@ -23,6 +23,22 @@ pub(crate) fn definition(wire: pb::Definition) -> Result<Definition, BuildError>
     Definition::from_wire(wire).map_err(|err| BuildError::invalid(format!("invalid definition: {err}")))
 }
 
+/// To a client's frontend. Upstream's clients read `source` of every definition, nested ones too, without looking
+/// whether it is there.
+pub(crate) fn definition_to_wire(definition: &Definition) -> pb::Definition {
+    let mut wire = definition.to_wire();
+    with_source(&mut wire);
+    wire
+}
+
+/// Nested definitions are as deep as `Definition::from_wire` has let in.
+fn with_source(wire: &mut pb::Definition) {
+    let source = wire.source.get_or_insert_default();
+    for nested in source.infos.iter_mut().filter_map(|info| info.definition.as_mut()) {
+        with_source(nested);
+    }
+}
+
 /// A definition without ops stands for scratch.
 fn optional_definition(wire: Option<pb::Definition>) -> Result<Option<Definition>, BuildError> {
     wire.filter(|def| !def.def.is_empty()).map(definition).transpose()
@@ -111,7 +127,7 @@ pub(crate) fn source_meta(meta: SourceMeta) -> wire::ResolveSourceMetaResponse {
 
 pub(crate) fn result_to_wire(build: &ForwardedBuild, result: FrontendResult, arrays: bool) -> wire::Result {
     let as_ref = |reference: Option<rbuild_frontend::SharedRef>| {
-        let def = reference.as_ref().map(|r| r.definition().to_wire());
+        let def = reference.as_ref().map(|r| definition_to_wire(&r.definition()));
         wire::Ref { id: build.keep(reference), def }
     };
     let refs = match result.refs {
@@ -195,5 +211,28 @@ pub(crate) fn dir_entry(entry: DirEntry) -> Stat {
         devmajor: entry.dev_major,
         devminor: entry.dev_minor,
         xattrs: BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuild_llb::SourceMap;
+
+    use super::*;
+
+    #[test]
+    fn every_definition_has_a_source_map_nested_ones_too() {
+        let bare = || Definition { ops: Vec::new(), metadata: BTreeMap::new(), source: None };
+        let info = SourceInfo {
+            filename: "Dockerfile".into(),
+            data: Default::default(),
+            definition: Some(bare()),
+            language: String::new(),
+        };
+        let source = SourceMap { infos: vec![Arc::new(info)], locations: BTreeMap::new() };
+        let wire = definition_to_wire(&Definition { source: Some(source), ..bare() });
+        let nested = wire.source.unwrap().infos.remove(0).definition.unwrap();
+        assert_eq!(nested.source, Some(pb::Source::default()));
+        assert!(definition_to_wire(&bare()).source.is_some());
     }
 }

@@ -198,7 +198,8 @@ impl LlbBridge for BridgeService {
     ) -> Result<Response<wire::InputsResponse>, Status> {
         let build = self.build(&request).await?;
         let inputs = build.bridge().inputs();
-        let definitions = inputs.into_iter().map(|(name, def)| (name, def.to_wire())).collect();
+        let definitions =
+            inputs.into_iter().map(|(name, def)| (name, convert::definition_to_wire(&def))).collect();
         Ok(Response::new(wire::InputsResponse { definitions }))
     }
 
