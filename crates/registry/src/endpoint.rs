@@ -182,16 +182,20 @@ fn build_client(host: &str, config: &HostConfig, all: &RegistryConfig) -> Result
     builder.build().map_err(|error| config_error(host, transport::chain(&error)))
 }
 
+pub(crate) const TOO_MANY_REDIRECTS: &str = "too many redirects";
+pub(crate) const REDIRECT_TO_HTTP: &str = "redirect from https to http";
+pub(crate) const REDIRECT_TO_LINK_LOCAL: &str = "redirect to a link-local address";
+
 /// Follows redirects (blobs mostly live elsewhere); reqwest drops credentials when the host changes. Not from https to
 /// http, and not to addresses that serve secrets to whoever is on the machine.
 fn redirect_policy(insecure: bool) -> redirect::Policy {
     redirect::Policy::custom(move |attempt| {
         if attempt.previous().len() > MAX_REDIRECTS {
-            return attempt.error("too many redirects");
+            return attempt.error(TOO_MANY_REDIRECTS);
         }
         let was_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
         if was_https && attempt.url().scheme() != "https" && !insecure {
-            return attempt.error("redirect from https to http");
+            return attempt.error(REDIRECT_TO_HTTP);
         }
         let link_local = match attempt.url().host() {
             Some(url::Host::Ipv4(ip)) => ip.is_link_local(),
@@ -200,7 +204,7 @@ fn redirect_policy(insecure: bool) -> redirect::Policy {
             }
             _ => false,
         };
-        if link_local { attempt.error("redirect to a link-local address") } else { attempt.follow() }
+        if link_local { attempt.error(REDIRECT_TO_LINK_LOCAL) } else { attempt.follow() }
     })
 }
 

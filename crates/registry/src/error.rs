@@ -163,6 +163,16 @@ pub enum RegistryError {
     },
 }
 
+/// What will be the same in a moment: a name that does not exist, a redirect that we do not follow, an answer that is
+/// no proper one. The causes of a transport's failure are known by their text only.
+const FINAL: [&str; 5] = [
+    "Name or service not known",
+    crate::endpoint::TOO_MANY_REDIRECTS,
+    crate::endpoint::REDIRECT_TO_HTTP,
+    crate::endpoint::REDIRECT_TO_LINK_LOCAL,
+    "message head is too large",
+];
+
 fn words(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(": {detail}") }
 }
@@ -181,9 +191,8 @@ impl RegistryError {
     /// Whether trying again may help.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            // A name that does not exist will not exist in a moment either. The resolver's error is hidden in text.
-            Self::Transport { reason, .. } if reason.contains("Name or service not known") => false,
-            Self::Transport { .. } | Self::Timeout { .. } => true,
+            Self::Transport { reason, .. } => !FINAL.iter().any(|text| reason.contains(text)),
+            Self::Timeout { .. } => true,
             Self::Status { status, .. } => is_transient(*status),
             _ => false,
         }

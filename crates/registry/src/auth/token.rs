@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -164,21 +165,19 @@ impl Authority {
             "http" => return Err(refuse("the token service is plain http, the registry is not")),
             _ => return Err(refuse("the token service is not http")),
         }
-        let private = match url.host() {
-            Some(Host::Ipv4(ip)) => {
-                ip.is_private() || ip.is_loopback() || ip.is_link_local() || ip.is_unspecified()
-            }
-            Some(Host::Ipv6(ip)) => {
-                let mapped = ip.to_ipv4_mapped();
-                ip.is_loopback()
-                    || ip.is_unspecified()
-                    || ip.is_unique_local()
-                    || ip.is_unicast_link_local()
-                    || mapped.is_some_and(|ip| ip.is_private() || ip.is_loopback() || ip.is_link_local())
-            }
-            Some(Host::Domain(_)) => is_loopback(url.host_str().unwrap_or_default()),
-            None => true,
+        let address = match url.host() {
+            Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
+            Some(Host::Ipv6(ip)) => Some(ip.to_canonical()),
+            Some(Host::Domain(_)) | None => None,
         };
+        let private = match address {
+            Some(ip) => is_private(ip),
+            None => is_loopback(url.host_str().unwrap_or_default()),
+        };
+        // Addresses that tell a machine's secrets to whoever is on it: nobody's token service.
+        if address.is_some_and(is_link_local) && !same_host {
+            return Err(refuse("the token service is at a link-local address"));
+        }
         if private && !same_host && !self.plain_http {
             return Err(refuse("the token service is at a private address"));
         }
@@ -290,6 +289,21 @@ impl Authority {
         let realm = format!("{}{}", authority_of(realm), realm.path());
         RegistryError::Token { host: self.host.clone(), realm, reason: reason.to_owned() }
     }
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    }
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    let own = match ip {
+        IpAddr::V4(ip) => ip.is_private(),
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    };
+    own || ip.is_loopback() || ip.is_unspecified() || is_link_local(ip)
 }
 
 /// `host[:port]` of a URL, as registries are named.

@@ -179,7 +179,16 @@ async fn a_401_from_elsewhere_asks_for_nothing() {
 
 #[tokio::test]
 async fn strange_token_services_are_refused() {
-    for realm in ["file:///etc/passwd", "ftp://x/", "nonsense", "http://user:pw@127.0.0.1/token", ""] {
+    for realm in [
+        "file:///etc/passwd",
+        "ftp://x/",
+        "nonsense",
+        "http://user:pw@127.0.0.1/token",
+        "",
+        "http://169.254.169.254/latest/meta-data",
+        "http://[::ffff:169.254.169.254]/latest",
+        "http://[fe80::1]/token",
+    ] {
         let server = Hostile::start(move |_, _| challenge(realm)).await;
         let keys = keys("user", "pass");
         let error = repository_as(&server.name("app"), keys.clone()).manifest(&desc()).await.unwrap_err();
@@ -194,6 +203,7 @@ async fn redirects_end_and_stay_away_from_link_local_addresses() {
         Hostile::start(|_, _| Answer::Reply(302, vec![("location", "/v2/again".into())], vec![])).await;
     let error = repository(&server.name("app")).manifest(&desc()).await.unwrap_err();
     assert!(error.to_string().contains("too many redirects"), "{error}");
+    assert!(server.targets().len() < 20, "an endless redirect is followed once, not tried again and again");
     let server = Hostile::start(|_, _| {
         Answer::Reply(302, vec![("location", "http://169.254.169.254/latest".into())], vec![])
     })
