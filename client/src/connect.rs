@@ -11,7 +11,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::cli::ConnectionArgs;
 use crate::daemonless::PrivateDaemon;
-use crate::errors::CommandError;
+use crate::errors::{CommandError, with_causes};
 
 /// The default windows of 64 KiB would cap a stream far below what a local socket can carry.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -189,24 +189,58 @@ impl AsyncWrite for SshStream {
     }
 }
 
-/// Runs `rbuildctl dial-stdio` (or `buildctl dial-stdio`) on the other machine through the system's ssh.
-async fn dial_ssh(host: &str) -> Result<Channel, CommandError> {
-    let host = host.trim_end_matches('/').to_owned();
-    if host.starts_with('-') || host.is_empty() {
-        return Err(CommandError::usage(format!("ssh host `{host}`: expected [USER@]HOST[:PORT]")));
+/// Where ssh goes: `[USER@]HOST[:PORT][/PATH]`, PATH being the socket of the daemon there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SshTarget {
+    host: String,
+    port: Option<u16>,
+    socket: Option<String>,
+}
+
+impl SshTarget {
+    fn parse(text: &str) -> Result<Self, CommandError> {
+        let wrong =
+            || CommandError::usage(format!("ssh host `{text}`: expected [USER@]HOST[:PORT][/SOCKET]"));
+        let (place, socket) = match text.split_once('/') {
+            Some((place, "")) => (place, None),
+            Some((place, path)) => (place, Some(format!("/{path}"))),
+            None => (text, None),
+        };
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) => (host, Some(port.parse().map_err(|_| wrong())?)),
+            None => (place, None),
+        };
+        // A leading dash would be an option of ssh.
+        match host.is_empty() || host.starts_with('-') {
+            true => Err(wrong()),
+            false => Ok(Self { host: host.to_owned(), port, socket }),
+        }
     }
+
+    /// For the login shell there: our client if it is installed, else upstream's.
+    fn remote_command(&self) -> String {
+        let address = match &self.socket {
+            Some(path) => format!(" --addr 'unix://{}'", path.replace('\'', r"'\''")),
+            None => String::new(),
+        };
+        format!(
+            "if command -v rbuildctl >/dev/null; then exec rbuildctl{address} dial-stdio; \
+             else exec buildctl{address} dial-stdio; fi"
+        )
+    }
+}
+
+/// Runs `rbuildctl dial-stdio` (or `buildctl dial-stdio`) on the other machine through the system's ssh.
+async fn dial_ssh(text: &str) -> Result<Channel, CommandError> {
+    let target = SshTarget::parse(text)?;
     over(move || {
-        let host = host.clone();
+        let target = target.clone();
         async move {
-            let (name, port) = match host.rsplit_once(':') {
-                Some((name, port)) if port.parse::<u16>().is_ok() => (name, Some(port)),
-                _ => (host.as_str(), None),
-            };
             let mut command = Command::new("ssh");
-            if let Some(port) = port {
-                command.args(["-p", port]);
+            if let Some(port) = target.port {
+                command.args(["-p", &port.to_string()]);
             }
-            command.args(["--", name, "rbuildctl", "dial-stdio"]);
+            command.args(["--", &target.host, &target.remote_command()]);
             command
                 .stdin(std::process::Stdio::piped())
                 .stdout(std::process::Stdio::piped())
@@ -235,16 +269,29 @@ pub(crate) async fn dial_stdio(args: &ConnectionArgs) -> Result<(), CommandError
     Err(CommandError::new("no daemon listens on this machine"))
 }
 
-/// The whole chain of causes: the outermost text of a transport error says nothing.
 fn transport_error(error: tonic::transport::Error) -> CommandError {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
+    CommandError::new(with_causes(&error.to_string(), std::error::Error::source(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ssh_addresses_name_a_host_and_maybe_a_socket() {
+        let target = SshTarget::parse("me@host:2222/run/x y.sock").unwrap();
+        assert_eq!((target.host.as_str(), target.port), ("me@host", Some(2222)));
+        assert!(target.remote_command().contains("rbuildctl --addr 'unix:///run/x y.sock' dial-stdio"));
+        let target = SshTarget::parse("host/").unwrap();
+        assert_eq!(target, SshTarget { host: "host".into(), port: None, socket: None });
+        for bad in ["", "/x", "-oProxyCommand=x", "host:port"] {
+            assert!(SshTarget::parse(bad).is_err(), "{bad}");
         }
-        source = cause.source();
     }
-    CommandError::new(text)
+
+    #[test]
+    fn a_socket_path_cannot_become_a_command() {
+        let command = SshTarget::parse("host/a'; rm -rf /;").unwrap().remote_command();
+        assert!(command.contains(r"--addr 'unix:///a'\''; rm -rf /;' dial-stdio"), "{command}");
+    }
 }

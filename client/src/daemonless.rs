@@ -43,9 +43,10 @@ impl PrivateDaemon {
         let log = std::fs::File::create(&log_path)?;
         let mut command = Command::new(daemon_binary());
         command.arg("--root").arg(&root).arg("--addr").arg(format!("unix://{}", socket.display()));
-        // Of its own group, so that Ctrl-C reaches the client first, which ends the daemon in order.
+        // Of its own group, so that Ctrl-C reaches the client first, which ends the daemon in order. A client that is
+        // killed takes the daemon along: the pipe closes.
         command.process_group(0).kill_on_drop(true);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.arg("--until-stdin-closes").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(|error| {
             CommandError::new(format!("starting rbuildd: {error}"))
                 .hint("is rbuildd installed beside rbuildctl or in PATH?")

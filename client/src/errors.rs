@@ -47,8 +47,10 @@ impl CommandError {
             error.message = status.to_string();
         }
         // A transport that broke has a cause; what the daemon answered has none.
-        if std::error::Error::source(status).is_some() {
-            error.hint = Some("is the daemon still running?".into());
+        if let Some(cause) = std::error::Error::source(status) {
+            error.message = with_causes(status.message(), Some(cause));
+            error.hint =
+                Some("is the daemon still running? over tcp, does it want (other) certificates?".into());
         }
         if let Ok(rpc) = RpcStatus::decode(status.details()) {
             error.excerpt = rpc.details.iter().find_map(|any| match any.type_url.as_str() {
@@ -73,6 +75,19 @@ impl CommandError {
         }
         text
     }
+}
+
+/// The whole chain of causes: the outermost text of a transport error says nothing.
+pub(crate) fn with_causes(text: &str, mut cause: Option<&(dyn std::error::Error + 'static)>) -> String {
+    let mut text = text.to_owned();
+    while let Some(error) = cause {
+        let own = error.to_string();
+        if !text.contains(&own) {
+            text = format!("{text}: {own}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 impl From<std::io::Error> for CommandError {

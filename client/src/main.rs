@@ -10,6 +10,7 @@ mod debug;
 mod disk;
 mod errors;
 mod run;
+mod signals;
 mod solve;
 mod spec;
 mod ui;

@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 
 use crate::errors::CommandError;
 use crate::spec::{self, Destination, Output};
-use crate::{MAX_MESSAGE, ui};
+use crate::{MAX_MESSAGE, signals, ui};
 
 /// Events between the network and the terminal.
 const EVENTS: usize = 256;
@@ -40,6 +40,14 @@ pub(crate) struct Offer {
     pub(crate) outputs: Vec<Output>,
     /// Identifies the directories over many builds.
     pub(crate) shared_key: String,
+}
+
+impl Offer {
+    /// The outputs that a daemon hears of: without an exporter the result stays in its cache, and upstream's daemon
+    /// knows no exporter of the name `cacheonly`.
+    fn exported(&self) -> impl Iterator<Item = &Output> {
+        self.outputs.iter().filter(|output| output.kind != "cacheonly")
+    }
 }
 
 /// A finished build.
@@ -65,7 +73,7 @@ fn session(offer: &Offer) -> Result<ClientSession, CommandError> {
         dirs.add(name, LocalDir::new(path)).map_err(failed)?;
     }
     let mut targets = ExportTargets::new();
-    for (index, output) in offer.outputs.iter().enumerate() {
+    for (index, output) in offer.exported().enumerate() {
         match &output.destination {
             Destination::Daemon => {}
             Destination::Directory(path) => targets.add(index, ExportDestination::Directory(path.clone())),
@@ -129,7 +137,7 @@ pub(crate) async fn run(
     let session = session(offer)?;
     request.r#ref = random_id();
     request.session = session.id().to_owned();
-    request.exporters = offer.outputs.iter().map(exporter).collect();
+    request.exporters = offer.exported().map(exporter).collect();
     if let Some(first) = request.exporters.first() {
         request.exporter_deprecated = first.r#type.clone();
         request.exporter_attrs_deprecated = first.attrs.clone();
@@ -148,7 +156,7 @@ pub(crate) async fn run(
         let solved = tokio::select! {
             solved = control.solve(request) => solved.map(tonic::Response::into_inner),
             ended = lost(&session, channel) => Err(ended),
-            _ = tokio::signal::ctrl_c() => Err(tonic::Status::cancelled("interrupted")),
+            () = signals::stop() => Err(tonic::Status::cancelled("interrupted")),
         };
         session.close();
         solved
@@ -211,15 +219,10 @@ async fn follow(
 
 /// After Ctrl-C the daemon gets a moment to end the build in order.
 async fn interrupted() {
-    match tokio::signal::ctrl_c().await {
-        Ok(()) => tokio::select! {
-            () = tokio::time::sleep(GOODBYE) => {}
-            _ = tokio::signal::ctrl_c() => {}
-        },
-        Err(error) => {
-            tracing::debug!(%error, "listening for Ctrl-C");
-            std::future::pending().await
-        }
+    signals::stop().await;
+    tokio::select! {
+        () = tokio::time::sleep(GOODBYE) => {}
+        () = signals::stop() => {}
     }
 }
 

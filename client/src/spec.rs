@@ -96,6 +96,10 @@ impl Output {
             CommandError::usage(format!("--output {text}: dest is missing"))
                 .hint("dest=PATH, or dest=- for standard output")
         };
+        if matches!(kind.as_str(), "oci" | "docker") && attrs.get("tar").is_some_and(|tar| is_false(tar)) {
+            return Err(CommandError::usage(format!("--output {text}: tar=false is not supported"))
+                .hint("unpack the archive: it is an OCI layout"));
+        }
         let destination = match kind.as_str() {
             "local" => Destination::Directory(dest.ok_or_else(missing)?.into()),
             "tar" | "oci" | "docker" => match dest.ok_or_else(missing)?.as_str() {
@@ -117,6 +121,11 @@ impl Output {
         };
         Ok(Self { kind, attrs, destination })
     }
+}
+
+/// As Go programs spell it.
+fn is_false(text: &str) -> bool {
+    matches!(text, "0" | "f" | "F" | "false" | "False" | "FALSE")
 }
 
 /// Where a secret's bytes are.
@@ -207,8 +216,15 @@ mod tests {
         assert_eq!(Output::parse("-").unwrap().kind, "tar");
         let pushed = Output::parse("type=registry,name=x").unwrap();
         assert_eq!((pushed.kind.as_str(), pushed.attrs["push"].as_str()), ("image", "true"));
-        for bad in ["", "type=oci", "dest=x", "type=nosuch,dest=x", "type=image,dest=x", "type=oci,\"dest=x"]
-        {
+        for bad in [
+            "",
+            "type=oci",
+            "dest=x",
+            "type=nosuch,dest=x",
+            "type=image,dest=x",
+            "type=oci,\"dest=x",
+            "type=oci,dest=x,tar=false",
+        ] {
             assert!(Output::parse(bad).is_err(), "{bad}");
         }
     }

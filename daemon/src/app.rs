@@ -91,6 +91,7 @@ impl App {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            outcome = stdin_closed(self.config.until_stdin_closes) => outcome?,
             Some(ended) = servers.join_next() => ended??,
         }
         notify(&[sd_notify::NotifyState::Stopping]);
@@ -113,6 +114,20 @@ impl App {
         while servers.join_next().await.is_some() {}
         Ok(())
     }
+}
+
+/// The end of whoever started this daemon for itself. Without `asked` it never comes.
+async fn stdin_closed(asked: bool) -> anyhow::Result<()> {
+    use std::os::fd::AsFd as _;
+    if !asked {
+        return std::future::pending().await;
+    }
+    let pipe = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let mut pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(pipe)
+        .context("--until-stdin-closes: standard input is not a pipe")?;
+    tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await?;
+    tracing::info!("standard input was closed");
+    Ok(())
 }
 
 fn notify(state: &[sd_notify::NotifyState<'_>]) {

@@ -1,12 +1,14 @@
 use std::path::PathBuf;
 
+use clap::ArgAction;
+
 use crate::errors::CommandError;
 
 /// The flags of `docker buildx build`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BuildArgs {
     /// Extra line of /etc/hosts, HOST:IP (repeatable)
-    #[arg(long, value_name = "HOST:IP")]
+    #[arg(long, value_name = "HOST:IP", value_delimiter = ',')]
     pub(crate) add_host: Vec<String>,
     /// Allow an entitlement: network.host, security.insecure (repeatable)
     #[arg(long, value_name = "NAME")]
@@ -39,7 +41,8 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "MODE")]
     pub(crate) network: Option<String>,
     /// Run every step again
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
+          value_name = "BOOL", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
     pub(crate) no_cache: bool,
     /// Run the steps of a stage again (repeatable)
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
@@ -55,13 +58,16 @@ pub(crate) struct BuildArgs {
           value_parser = ["auto", "plain", "tty", "rawjson", "quiet", "none"])]
     pub(crate) progress: String,
     /// Ask the registry for newer base images
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
+          value_name = "BOOL", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
     pub(crate) pull: bool,
     /// Push the result: shorthand for --output=type=registry
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
+          value_name = "BOOL", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
     pub(crate) push: bool,
     /// Print the image id only
-    #[arg(short, long)]
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
+          value_name = "BOOL", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
     pub(crate) quiet: bool,
     /// Secret id=NAME[,src=PATH|env=VARIABLE] (repeatable)
     #[arg(long, value_name = "SPEC")]
@@ -100,15 +106,21 @@ pub(crate) struct Refused {
     cache_to: Vec<String>,
     #[arg(long, hide = true)]
     call: Option<String>,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
+          action = ArgAction::Set)]
     check: bool,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
+          action = ArgAction::Set)]
     load: bool,
+    #[arg(short = 'D', long, hide = true)]
+    debug: bool,
     #[arg(long, hide = true)]
     policy: Vec<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true)]
     provenance: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, hide = true)]
+    resource: Vec<String>,
+    #[arg(long, hide = true)]
     sbom: Option<String>,
 }
 
@@ -129,9 +141,11 @@ impl Refused {
                 "only `build` is possible yet",
             ),
             (self.check, "--check", "checks are not there yet"),
+            (self.debug, "--debug", "set RBUILDCTL_LOG=debug"),
             (self.load, "--load", "use -o type=docker,dest=FILE and load the archive"),
             (!self.policy.is_empty(), "--policy", "source policies are not supported yet"),
             (asked(&self.provenance), "--provenance", ATTEST),
+            (!self.resource.is_empty(), "--resource", "limits of steps are the daemon's matter"),
             (asked(&self.sbom), "--sbom", ATTEST),
         ];
         match refused.into_iter().find(|(asked, ..)| *asked) {

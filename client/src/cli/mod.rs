@@ -22,6 +22,7 @@ pub(crate) struct Cli {
 
 /// How the daemon is reached.
 #[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
     /// Daemon address: unix://PATH, tcp://HOST:PORT or ssh://[USER@]HOST [default: the local sockets]
     #[arg(long, global = true, value_name = "ADDRESS", env = "RBUILD_HOST")]

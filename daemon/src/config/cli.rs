@@ -116,6 +116,9 @@ pub(crate) struct Cli {
     /// Unix socket on which spans of steps and clients are taken
     #[arg(long, value_name = "PATH")]
     pub(crate) otel_socket_path: Option<PathBuf>,
+    /// End, as after SIGTERM, when standard input (a pipe) is closed: for whoever starts a daemon of its own
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_closes: bool,
     #[command(flatten)]
     pub(crate) refused: Refused,
 }
@@ -261,6 +264,7 @@ impl Cli {
                 .map(std::time::Duration::from_secs)
                 .or(file.drain_timeout.map(|s| s.0))
                 .unwrap_or(std::time::Duration::from_secs(DEFAULT_DRAIN_SECS)),
+            until_stdin_closes: self.until_stdin_closes,
         })
     }
 

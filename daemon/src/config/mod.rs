@@ -37,6 +37,7 @@ pub(crate) struct Config {
     pub(crate) dns: file::DnsFile,
     pub(crate) trace_socket: Option<PathBuf>,
     pub(crate) drain: std::time::Duration,
+    pub(crate) until_stdin_closes: bool,
 }
 
 /// Server certificate, its key, and the authority that signs clients.
