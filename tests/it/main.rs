@@ -17,12 +17,14 @@ mod c3_concurrency;
 mod c5_kill;
 mod d1_outputs;
 mod d4_results;
+mod daemonless;
 mod debug_compile;
 mod e2_remote;
 mod e7_drain;
 mod f1_progress;
 mod layers;
 mod wire;
+mod wire_fuzz;
 
 /// Every file of this folder is a module of this binary: a forgotten one would never run.
 #[test]

@@ -11,17 +11,21 @@ use rbuild_digest::{Digest, random_id};
 use rbuild_tests::{TestDaemon, TestSpace};
 use tonic::transport::Channel;
 
-async fn connect(daemon: &TestDaemon) -> ControlClient<Channel> {
+pub(crate) async fn channel(daemon: &TestDaemon) -> Channel {
     let path = daemon.addr().trim_start_matches("unix://").to_owned();
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
         async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
     });
     let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
-    ControlClient::new(endpoint.connect_with_connector(connector).await.unwrap())
+    endpoint.connect_with_connector(connector).await.unwrap()
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+async fn connect(daemon: &TestDaemon) -> ControlClient<Channel> {
+    ControlClient::new(channel(daemon).await)
+}
+
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Runtime::new().unwrap().block_on(future)
 }
 
