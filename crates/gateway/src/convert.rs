@@ -23,19 +23,20 @@ pub(crate) fn definition(wire: pb::Definition) -> Result<Definition, BuildError>
     Definition::from_wire(wire).map_err(|err| BuildError::invalid(format!("invalid definition: {err}")))
 }
 
-/// To a client's frontend. Upstream's clients read `source` of every definition, nested ones too, without looking
-/// whether it is there.
+/// To a client's frontend. Upstream's clients take for granted that every definition, a nested one too, has a source
+/// map, and that no value of a map is missing, which is how an empty one is encoded.
 pub(crate) fn definition_to_wire(definition: &Definition) -> pb::Definition {
     let mut wire = definition.to_wire();
-    with_source(&mut wire);
+    complete_source(&mut wire);
     wire
 }
 
 /// Nested definitions are as deep as `Definition::from_wire` has let in.
-fn with_source(wire: &mut pb::Definition) {
+fn complete_source(wire: &mut pb::Definition) {
     let source = wire.source.get_or_insert_default();
+    source.locations.retain(|_, places| !places.locations.is_empty());
     for nested in source.infos.iter_mut().filter_map(|info| info.definition.as_mut()) {
-        with_source(nested);
+        complete_source(nested);
     }
 }
 
@@ -127,8 +128,9 @@ pub(crate) fn source_meta(meta: SourceMeta) -> wire::ResolveSourceMetaResponse {
 
 pub(crate) fn result_to_wire(build: &ForwardedBuild, result: FrontendResult, arrays: bool) -> wire::Result {
     let as_ref = |reference: Option<rbuild_frontend::SharedRef>| {
-        let def = reference.as_ref().map(|r| definition_to_wire(&r.definition()));
-        wire::Ref { id: build.keep(reference), def }
+        // Scratch has an empty definition rather than none: a map's value must not be empty, see above.
+        let def = reference.as_ref().map(|r| definition_to_wire(&r.definition())).unwrap_or_default();
+        wire::Ref { id: build.keep(reference), def: Some(def) }
     };
     let refs = match result.refs {
         ResultRefs::Single(reference) if arrays => wire::result::Result::Ref(as_ref(reference)),
@@ -221,7 +223,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_definition_has_a_source_map_nested_ones_too() {
+    fn source_maps_are_there_and_have_no_empty_places() {
+        let digest = Digest::of("op");
         let bare = || Definition { ops: Vec::new(), metadata: BTreeMap::new(), source: None };
         let info = SourceInfo {
             filename: "Dockerfile".into(),
@@ -229,10 +232,11 @@ mod tests {
             definition: Some(bare()),
             language: String::new(),
         };
-        let source = SourceMap { infos: vec![Arc::new(info)], locations: BTreeMap::new() };
+        let locations = BTreeMap::from([(digest, Vec::new())]);
+        let source = SourceMap { infos: vec![Arc::new(info)], locations };
         let wire = definition_to_wire(&Definition { source: Some(source), ..bare() });
-        let nested = wire.source.unwrap().infos.remove(0).definition.unwrap();
-        assert_eq!(nested.source, Some(pb::Source::default()));
-        assert!(definition_to_wire(&bare()).source.is_some());
+        let mut outer = wire.source.unwrap();
+        assert!(outer.locations.is_empty());
+        assert!(outer.infos.remove(0).definition.unwrap().source.is_some());
     }
 }
