@@ -213,24 +213,27 @@ impl Builder {
         &self.worker_id
     }
 
-    /// Starts collecting garbage in the background, if the builder was opened with policies.
-    pub fn start_gc(self: &Arc<Self>) -> Option<GcTask> {
-        let policies = self.gc.clone()?;
-        let store = self.store.clone();
+    /// Starts collecting garbage in the background: what ended builds left in memory, and the cache if the builder
+    /// was opened with policies.
+    pub fn start_gc(self: &Arc<Self>) -> GcTask {
+        let policies = self.gc.clone();
+        let (store, builds) = (self.store.clone(), self.builds.clone());
         let work = async move {
             let mut ticks = tokio::time::interval(GC_EVERY);
             // The first tick is immediate: right after the start there is nothing new to collect.
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                match store.gc(&policies).await {
+                builds.forget_ended();
+                let Some(policies) = &policies else { continue };
+                match store.gc(policies).await {
                     Ok(pruned) => tracing::debug!(?pruned, "garbage collected"),
                     Err(error) => tracing::warn!(error = %error, "collecting garbage"),
                 }
             }
         };
         // Owned by the guard, which aborts it.
-        Some(GcTask(tokio::spawn(work)))
+        GcTask(tokio::spawn(work))
     }
 
     /// Refuses new builds and waits for the running ones, at most for `limit`.

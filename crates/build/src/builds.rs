@@ -1,6 +1,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rbuild_frontend::{BuildError, ErrorCode};
@@ -12,6 +12,8 @@ use tokio::sync::Notify;
 const STATUS_WAIT: Duration = Duration::from_secs(6);
 /// Builds whose events are still there for a `Status` that comes after the end of a quick build.
 const KEPT_ENDED: usize = 32;
+/// How long, at most: events cost a file and memory, and clients ask at once or never.
+const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// The builds that run, and the last few that ended.
 #[derive(Debug, Default)]
@@ -23,7 +25,7 @@ pub(crate) struct Builds {
 #[derive(Debug, Default)]
 struct State {
     builds: HashMap<String, Progress>,
-    ended: VecDeque<String>,
+    ended: VecDeque<(String, Instant)>,
     draining: bool,
 }
 
@@ -71,9 +73,25 @@ impl Builds {
         }
     }
 
+    /// Drops the events of builds that ended a while ago.
+    pub(crate) fn forget_ended(&self) {
+        self.state.lock().forget_ended();
+    }
+
     /// Refuses builds from now on.
     pub(crate) fn drain(&self) {
         self.state.lock().draining = true;
+    }
+}
+
+impl State {
+    fn forget_ended(&mut self) {
+        while let Some((id, since)) = self.ended.front()
+            && (self.ended.len() > KEPT_ENDED || since.elapsed() > KEPT_FOR)
+        {
+            self.builds.remove(id);
+            self.ended.pop_front();
+        }
     }
 }
 
@@ -81,11 +99,31 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.progress.close();
         let mut state = self.builds.state.lock();
-        state.ended.push_back(self.id.clone());
-        if state.ended.len() > KEPT_ENDED
-            && let Some(oldest) = state.ended.pop_front()
-        {
-            state.builds.remove(&oldest);
+        state.ended.push_back((self.id.clone(), Instant::now()));
+        state.forget_ended();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_events_of_the_last_builds_stay_and_older_ones_go() {
+        let builds = Arc::new(Builds::default());
+        for index in 0..=KEPT_ENDED {
+            drop(builds.register(&format!("b{index}"), Progress::memory()).unwrap());
         }
+        assert!(builds.state.lock().builds.contains_key("b1"));
+        assert!(!builds.state.lock().builds.contains_key("b0"), "one more than are kept");
+        let running = builds.register("running", Progress::memory()).unwrap();
+        let long_ago = Instant::now().checked_sub(KEPT_FOR + Duration::from_secs(1)).unwrap();
+        for (_, since) in &mut builds.state.lock().ended {
+            *since = long_ago;
+        }
+        builds.forget_ended();
+        assert_eq!(builds.state.lock().builds.len(), 1, "what runs stays");
+        assert!(builds.progress("running").await.is_some());
+        drop(running);
     }
 }
