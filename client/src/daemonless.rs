@@ -29,8 +29,7 @@ impl PrivateDaemon {
     /// Starts it and waits until it answers.
     pub(crate) async fn start() -> Result<Self, CommandError> {
         let root = state_dir()?;
-        let dir =
-            std::env::temp_dir().join(format!("rbuild-{}-{}", nix::unistd::getuid(), std::process::id()));
+        let dir = std::env::temp_dir().join(format!("rbuild-{}", rbuild_digest::random_id()));
         let mut builder = std::fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(&dir).map_err(|error| CommandError::new(format!("{}: {error}", dir.display())))?;
