@@ -79,21 +79,36 @@ impl Repository {
     }
 
     /// Tries `work` with one endpoint after the other. A mirror is given up at once, whatever its reason; the
-    /// registry itself is tried with patience, and its error is the one that is told.
+    /// registry itself is tried with patience, and its error is the one that is told, unless it cannot be reached
+    /// and a mirror could say that the thing does not exist.
     pub(crate) async fn pull<T, W, F>(&self, work: W) -> Result<T, RegistryError>
     where
         W: Fn(Endpoint) -> F + Send + Sync,
         F: Future<Output = Result<T, Failure>> + Send,
         T: Send,
     {
+        let mut missing = None;
         for mirror in &self.inner.mirrors {
             match work(mirror.clone()).await {
                 Ok(value) => return Ok(value),
                 Err(failure) => {
-                    tracing::debug!(mirror = mirror.host, error = %failure.error, "mirror has no answer")
+                    tracing::debug!(mirror = mirror.host, error = %failure.error, "mirror has no answer");
+                    missing = missing.or(Some(failure.error).filter(RegistryError::is_not_found));
                 }
             }
         }
+        self.pull_own(work).await.map_err(|error| match error {
+            RegistryError::Transport { .. } | RegistryError::Timeout { .. } => missing.unwrap_or(error),
+            _ => error,
+        })
+    }
+
+    async fn pull_own<T, W, F>(&self, work: W) -> Result<T, RegistryError>
+    where
+        W: Fn(Endpoint) -> F + Send + Sync,
+        F: Future<Output = Result<T, Failure>> + Send,
+        T: Send,
+    {
         let (last, others) = self.inner.own.split_last().ok_or_else(|| RegistryError::Config {
             host: self.inner.name.domain().to_owned(),
             reason: "has no endpoint".into(),

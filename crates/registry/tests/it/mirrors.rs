@@ -70,6 +70,15 @@ async fn the_registrys_own_error_is_the_one_that_is_told() {
 }
 
 #[tokio::test]
+async fn what_a_mirror_does_not_know_is_told_when_the_registry_cannot_be_reached() {
+    let broken = Hostile::start(|_, _| status(500)).await;
+    let mirror = Hostile::start(|_, _| status(404)).await;
+    let repo = with_mirrors("127.0.0.1:1", &[&broken.host, &mirror.host]);
+    let error = repo.resolve(repo.name()).await.unwrap_err();
+    assert!(error.is_not_found() && error.to_string().contains(&mirror.host), "{error}");
+}
+
+#[tokio::test]
 async fn insecure_means_https_or_http() {
     let plain = Hostile::start(|_, _| ok(MANIFEST)).await;
     let host = HostConfig { insecure: true, ..HostConfig::default() };
