@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rbuild_digest::{Digest, random_id};
 use rbuild_frontend::{
     Bridge, BuildError, Frontend, FrontendRequest, FrontendResult, ImageMeta, ImageQuery, ResolveMode,
     SharedRef, SolveRequest, SourceMeta, SourceQuery, Warning,
@@ -60,9 +59,7 @@ impl BuildContext {
 
     /// A step of the build's own, shown beside the vertices.
     pub(crate) fn step(&self, name: &str) -> Reporter {
-        let digest = Digest::of(format!("{name}\0{}", random_id()));
-        let info = VertexInfo { digest, name: name.to_owned(), inputs: Vec::new(), group: None };
-        self.scope.progress.vertex(info)
+        self.scope.progress.vertex(VertexInfo::synthetic(name))
     }
 }
 

@@ -59,7 +59,11 @@ fn root(dir: &Path, step: u32, overlay: bool) -> std::io::Result<Mount> {
 
 async fn once(native: &NativeRuntime, root: Mount) -> Result<(), Box<dyn Error>> {
     let spec = ProcessSpec::new(root, ["/bin/true"]);
-    let io = ProcessIo { stdout: Output::call(|_| {}), stderr: Output::call(|_| {}), ..ProcessIo::default() };
+    let io = ProcessIo {
+        stdout: Output::writer(tokio::io::sink()),
+        stderr: Output::writer(tokio::io::sink()),
+        ..ProcessIo::default()
+    };
     let status = native.run(spec, io, CancellationToken::new()).await?;
     if !status.success() {
         return Err(format!("/bin/true ended with {}", status.exit_code()).into());

@@ -25,7 +25,7 @@ mod user;
 pub use error::ExecError;
 pub use native::{NativeOptions, NativeRuntime};
 pub use oci::{OciOptions, OciRuntime, config_json};
-pub use runtime::{Callback, ExitStatus, Input, Output, ProcessIo, Runtime};
+pub use runtime::{Chunk, ExitStatus, Input, Output, ProcessIo, Runtime};
 pub use spec::{
     ContainerMount, DEFAULT_HOSTNAME, DEFAULT_PATH, DnsConfig, MountSource, NetMode, ProcessSpec, Resources,
     SecurityMode, TermSize, Ulimit,

@@ -79,8 +79,14 @@ pub enum Input {
     Reader(Pin<Box<dyn AsyncRead + Send>>),
 }
 
-/// Takes output as it comes.
-pub type Callback = Box<dyn FnMut(&[u8]) + Send>;
+/// A piece of output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// What [`Output::Channel`] says.
+    pub tag: i64,
+    /// At most [`crate::OUTPUT_BUFFER`] or so.
+    pub bytes: bytes::Bytes,
+}
 
 /// Where a process's output goes. At most [`crate::OUTPUT_BUFFER`] bytes are held for a stream; a slow sink slows the
 /// process down.
@@ -91,18 +97,17 @@ pub enum Output {
     Null,
     /// Into a writer, which is flushed and shut down at the end.
     Writer(Pin<Box<dyn AsyncWrite + Send>>),
-    /// To a function that must not block.
-    Call(Callback),
-    /// Into a bounded channel. A receiver that is gone is not an error; the rest goes away.
-    Channel(mpsc::Sender<bytes::Bytes>),
+    /// Into a bounded channel, which several streams may share. A receiver that is gone is not an error; the rest goes
+    /// away.
+    Channel {
+        /// The channel.
+        to: mpsc::Sender<Chunk>,
+        /// Tells the streams apart; comes back in each chunk.
+        tag: i64,
+    },
 }
 
 impl Output {
-    /// To `f`, which must not block.
-    pub fn call(f: impl FnMut(&[u8]) + Send + 'static) -> Output {
-        Output::Call(Box::new(f))
-    }
-
     /// Into `writer`.
     pub fn writer(writer: impl AsyncWrite + Send + 'static) -> Output {
         Output::Writer(Box::pin(writer))
@@ -141,8 +146,7 @@ impl fmt::Debug for Output {
         f.write_str(match self {
             Output::Null => "Null",
             Output::Writer(_) => "Writer",
-            Output::Call(_) => "Call",
-            Output::Channel(_) => "Channel",
+            Output::Channel { .. } => "Channel",
         })
     }
 }

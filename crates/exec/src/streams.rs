@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ExecError;
-use crate::runtime::{Input, Output};
+use crate::runtime::{Chunk, Input, Output};
 use crate::spec::TermSize;
 
 /// Bytes held for one stream at most, beside the pipe's own 64 KiB. Half a pipe: one wake-up moves as much as the
@@ -51,9 +51,9 @@ async fn drain(mut from: impl AsyncRead + Unpin, mut to: Output, ended: Cancella
         }
         match &mut to {
             Output::Null => {}
-            Output::Call(call) => call(&buf),
-            Output::Channel(channel) => {
-                if channel.send(buf.split().freeze()).await.is_err() {
+            Output::Channel { to: channel, tag } => {
+                let chunk = Chunk { tag: *tag, bytes: buf.split().freeze() };
+                if channel.send(chunk).await.is_err() {
                     to = Output::Null;
                 }
             }
@@ -220,8 +220,8 @@ mod tests {
         let ended = CancellationToken::new();
         ended.cancel();
         let (tx, mut rx) = tokio::sync::mpsc::channel(4);
-        drain(from, Output::Channel(tx), ended).await.unwrap();
-        assert_eq!(rx.recv().await.unwrap(), "last words");
+        drain(from, Output::Channel { to: tx, tag: 0 }, ended).await.unwrap();
+        assert_eq!(rx.recv().await.unwrap().bytes, "last words");
         drop(sender);
     }
 }

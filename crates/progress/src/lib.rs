@@ -2,8 +2,7 @@
 //!
 //! Two halves that meet in the wire's `StatusResponse`:
 //! - the daemon's: [`Progress`] is the event log of one build, [`Reporter`] writes the events of one vertex into
-//!   it, [`FanOut`] writes to several builds at once. The log is spooled to a file; whoever subscribes gets all
-//!   events from the start and then follows. Memory is bounded, however much a step prints.
+//!   it. The log is spooled to a file; whoever subscribes gets all events from the start and then follows. Memory is bounded, however much a step prints.
 //! - the client's: [`render::Renderer`] turns such a stream into text for people or scripts, whichever daemon it
 //!   comes from.
 //!
@@ -14,8 +13,6 @@
 //! record is ignored.
 #![forbid(unsafe_code)]
 
-mod counts;
-mod fanout;
 mod progress;
 pub mod render;
 mod reporter;
@@ -23,8 +20,6 @@ mod spool;
 mod subscribe;
 mod time;
 
-pub use counts::Counts;
-pub use fanout::{FanOut, FanStatus};
 pub use progress::{Progress, ProgressOptions};
 pub use reporter::{Reporter, StatusHandle, VertexInfo, Warning};
 pub use subscribe::{StatusStream, replay};

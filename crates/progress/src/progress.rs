@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use prost::Message;
 use rbuild_api::moby::buildkit::v1::{StatusResponse, VertexLog, VertexWarning};
 use rbuild_digest::Digest;
 
-use crate::counts::{Counts, Tally};
 use crate::reporter::{Reporter, VertexInfo, Warning};
 use crate::spool::Spool;
 use crate::subscribe::StatusStream;
@@ -45,7 +43,6 @@ struct Inner {
     spool: Arc<Spool>,
     options: ProgressOptions,
     logged: AtomicU64,
-    tally: Mutex<Tally>,
 }
 
 impl Progress {
@@ -66,7 +63,7 @@ impl Progress {
     }
 
     fn new(spool: Arc<Spool>, options: ProgressOptions) -> Self {
-        let inner = Inner { spool, options, logged: AtomicU64::new(0), tally: Mutex::default() };
+        let inner = Inner { spool, options, logged: AtomicU64::new(0) };
         Self { inner: Arc::new(inner) }
     }
 
@@ -98,14 +95,8 @@ impl Progress {
         extent.wait_for(|extent| extent.closed).await.ok();
     }
 
-    /// Totals so far.
-    pub fn counts(&self) -> Counts {
-        self.inner.tally.lock().counts()
-    }
-
     /// Adds events as they are, for instance those of a frontend or another daemon.
     pub fn push(&self, status: &StatusResponse) {
-        self.inner.tally.lock().add(status);
         self.inner.spool.append(&status.encode_to_vec());
     }
 

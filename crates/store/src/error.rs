@@ -45,7 +45,7 @@ pub enum StoreError {
         what: String,
     },
     /// The database failed.
-    #[error("metadata database: {action}")]
+    #[error("metadata database: {action}: {source}")]
     Database {
         /// What was being done.
         action: &'static str,
@@ -62,7 +62,7 @@ pub enum StoreError {
         detail: String,
     },
     /// A file of the store's own.
-    #[error("{action} `{}`", path.display())]
+    #[error("{action} `{}`: {source}", path.display())]
     Io {
         /// What was being done.
         action: &'static str,
@@ -82,7 +82,7 @@ pub enum StoreError {
     #[error(transparent)]
     Sys(Arc<SysError>),
     /// Bytes could not be compressed or decompressed.
-    #[error("layer {digest}")]
+    #[error("layer {digest}: {source}")]
     Compress {
         /// Which layer.
         digest: String,
@@ -105,7 +105,7 @@ pub enum StoreError {
         origin: String,
     },
     /// A layer's source failed.
-    #[error("layer {digest} from `{origin}`")]
+    #[error("layer {digest} from `{origin}`: {source}")]
     Fetch {
         /// Its blob.
         digest: Digest,

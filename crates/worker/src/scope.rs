@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use rbuild_progress::{Progress, Reporter};
+use rbuild_progress::Progress;
 use rbuild_session::SessionGroup;
 use rbuild_solver::OpContext;
 use rbuild_source::Memo;
@@ -39,10 +39,4 @@ pub(crate) fn sessions_of(cx: &OpContext<Scope>) -> SessionGroup {
             group
         }
     }
-}
-
-/// Reporters of all builds that wait, each about the vertex as that build knows it.
-pub(crate) fn reporters_of(cx: &OpContext<Scope>) -> Vec<Reporter> {
-    let waiters = cx.audience().waiters();
-    waiters.iter().map(|waiter| crate::logs::reporter(&waiter.scope.progress, &waiter.vertex)).collect()
 }

@@ -126,12 +126,12 @@ async fn root_input_reaches_the_program() {
 async fn root_ten_megabytes_of_output_arrive() {
     let place = Place::new();
     let (tx, mut rx) = tokio::sync::mpsc::channel(2);
-    let io = ProcessIo { stdout: Output::Channel(tx), ..ProcessIo::default() };
+    let io = ProcessIo { stdout: Output::Channel { to: tx, tag: 0 }, ..ProcessIo::default() };
     let counter = async {
         let (mut bytes, mut largest) = (0, 0);
         while let Some(part) = rx.recv().await {
-            bytes += part.len();
-            largest = largest.max(part.len());
+            bytes += part.bytes.len();
+            largest = largest.max(part.bytes.len());
         }
         (bytes, largest)
     };

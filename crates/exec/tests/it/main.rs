@@ -11,8 +11,11 @@ mod oci;
 mod sandbox;
 mod stubs;
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use rbuild_exec::{
     ContainerMount, ExecError, ExitStatus, MountSource, NativeOptions, NativeRuntime, Output, ProcessIo,
@@ -132,12 +135,26 @@ pub(crate) struct Text(Arc<Mutex<Vec<u8>>>);
 
 impl Text {
     pub(crate) fn sink(&self) -> Output {
-        let bytes = self.0.clone();
-        Output::call(move |more| bytes.lock().unwrap().extend_from_slice(more))
+        Output::writer(self.clone())
     }
 
     pub(crate) fn take(&self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut *self.0.lock().unwrap())).into_owned()
+    }
+}
+
+impl tokio::io::AsyncWrite for Text {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -3,14 +3,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rbuild_exec::{ExecError, ExitStatus, Output, ProcessIo, ProcessSpec, Resources};
+use rbuild_exec::{Chunk, ExecError, ExitStatus, Output, ProcessIo, ProcessSpec, Resources};
 use rbuild_llb::{ExecMeta, ExecOp, LinuxResources, NetMode, ProxyEnv, SecurityMode};
 use rbuild_session::SessionGroup;
 use rbuild_solver::OpContext;
 use rbuild_store::Ref;
+use tokio::sync::mpsc;
 
 use crate::error::OpError;
-use crate::logs::Logs;
+use crate::logs;
 use crate::mounts::{self, Prepared};
 use crate::op::LlbOp;
 use crate::scope::{self, Scope};
@@ -40,20 +41,23 @@ pub(crate) async fn run(
         done = work => done?,
     };
     let permit = op.worker.permits.take(cx.cancel()).await?;
-    let status = op.worker.options.runtime.run(spec, io(cx), cx.cancel().clone()).await;
+    let (io, output) = io();
+    let running = op.worker.options.runtime.run(spec, io, cx.cancel().clone());
+    let (status, ()) = tokio::join!(running, logs::forward(cx, output));
     drop(permit);
     check(exec, status)?;
     prepared.commit(op, exec.output_count()).await
 }
 
-fn io(cx: &OpContext<Scope>) -> ProcessIo {
-    let logs = Logs::new(cx);
-    let errors = logs.clone();
-    ProcessIo {
-        stdout: Output::call(move |bytes| logs.write(STDOUT, bytes)),
-        stderr: Output::call(move |bytes| errors.write(STDERR, bytes)),
+/// Both streams into one channel, so that their order stays. It is short: a slow reader slows the process down.
+fn io() -> (ProcessIo, mpsc::Receiver<Chunk>) {
+    let (to, output) = mpsc::channel(4);
+    let io = ProcessIo {
+        stdout: Output::Channel { to: to.clone(), tag: STDOUT },
+        stderr: Output::Channel { to, tag: STDERR },
         ..ProcessIo::default()
-    }
+    };
+    (io, output)
 }
 
 /// Fails unless the process ended with a code that counts as success.

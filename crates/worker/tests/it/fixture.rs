@@ -111,7 +111,7 @@ impl Fixture {
             sessions: SessionGroup::new(),
             entitlements: Arc::new(entitlements),
             memo: Memo::default(),
-            build_id: "test".into(),
+            build_id: rbuild_digest::random_id().into(),
         };
         let job = self.solver.job(scope, Arc::new(Events(progress.clone())));
         Build { job, progress, worker: self.worker.clone() }

@@ -10,7 +10,7 @@ use rbuild_llb::{
 use rbuild_solver::SolveError;
 use rbuild_worker::{OpError, OpErrorKind, Worker};
 
-use crate::fixture::{Fixture, busybox, read, sh};
+use crate::fixture::{Build, Fixture, busybox, read, sh};
 
 fn mkfile(path: &str, data: &'static str) -> MkfileAction {
     MkfileAction {
@@ -37,6 +37,32 @@ async fn root_a_step_writes_logs_and_builds_on_the_one_before() {
     assert!(logs.contains("to-out\n") && logs.contains("to-err\n"), "{logs}");
 }
 
+/// Waits until the build has been shown output.
+async fn first_output(build: &Build) {
+    let mut events = build.progress.subscribe();
+    while let Some(event) = futures::StreamExt::next(&mut events).await {
+        if !event.logs.is_empty() {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_who_joins_a_running_step_sees_what_it_wrote_before() {
+    let fixture = Fixture::new();
+    let state = busybox().run(sh("echo early; sleep 1; echo late >&2")).root();
+    let (first, second) = (fixture.build(), fixture.build());
+    let joined = async {
+        first_output(&first).await;
+        let (done, ()) = tokio::join!(second.solve(&state), first_output(&second));
+        done.unwrap();
+    };
+    let (done, ()) = tokio::join!(first.solve(&state), joined);
+    done.unwrap();
+    assert_eq!(first.end().await, "early\nlate\n");
+    assert_eq!(second.end().await, "early\nlate\n");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn root_a_failing_step_says_so_with_its_code_and_leaves_nothing() {
     let fixture = Fixture::new();
@@ -59,12 +85,7 @@ async fn root_cancel_stops_a_step_within_a_second() {
     let build = fixture.build();
     let state = busybox().run(sh("trap '' TERM; echo up; sleep 60; true")).root();
     let (result, took) = tokio::join!(build.solve(&state), async {
-        let mut events = build.progress.subscribe();
-        while let Some(event) = futures::StreamExt::next(&mut events).await {
-            if !event.logs.is_empty() {
-                break;
-            }
-        }
+        first_output(&build).await;
         let start = Instant::now();
         build.job.close().await;
         start.elapsed()
