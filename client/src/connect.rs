@@ -257,8 +257,12 @@ async fn dial_ssh(text: &str) -> Result<Channel, CommandError> {
 
 /// Copies standard input to the default socket and back, for [`dial_ssh`].
 pub(crate) async fn dial_stdio(args: &ConnectionArgs) -> Result<(), CommandError> {
-    let path = args.addr.as_deref().and_then(|address| address.strip_prefix("unix://"));
-    let candidates: Vec<&str> = path.map_or_else(|| DEFAULT_SOCKETS.to_vec(), |path| vec![path]);
+    let candidates: Vec<&str> = match args.addr.as_deref() {
+        None => DEFAULT_SOCKETS.to_vec(),
+        Some(address) => vec![address.strip_prefix("unix://").ok_or_else(|| {
+            CommandError::usage(format!("dial-stdio to `{address}`: expected unix://PATH"))
+        })?],
+    };
     for socket in candidates {
         if let Ok(mut stream) = UnixStream::connect(socket).await {
             let mut stdio = join(tokio::io::stdin(), tokio::io::stdout());

@@ -34,10 +34,9 @@ pub(crate) async fn du(channel: Channel, args: &DuArgs) -> Result<(), CommandErr
 
 /// Removes what nothing uses.
 pub(crate) async fn prune(channel: Channel, args: &PruneArgs) -> Result<(), CommandError> {
-    let size = |text: &Option<String>, unit: &str| -> Result<i64, CommandError> {
+    let size = |text: &Option<String>| -> Result<i64, CommandError> {
         let Some(text) = text else { return Ok(0) };
-        let with_unit = if text.parse::<f64>().is_ok() { format!("{text}{unit}") } else { text.clone() };
-        let bytes = spec::size(&with_unit).and_then(|bytes| i64::try_from(bytes).ok());
+        let bytes = spec::disk_size(text).and_then(|bytes| i64::try_from(bytes).ok());
         bytes.ok_or_else(|| {
             CommandError::usage(format!(
                 "size `{text}`: expected a number with an optional unit, as in 512MB"
@@ -54,9 +53,9 @@ pub(crate) async fn prune(channel: Channel, args: &PruneArgs) -> Result<(), Comm
         filter: args.filter.clone(),
         all: args.all,
         keep_duration,
-        reserved_space: size(&args.keep_storage, "MB")?,
-        max_used_space: size(&args.max_used_space, "MB")?,
-        min_free_space: size(&args.min_free_space, "MB")?,
+        reserved_space: size(&args.keep_storage)?,
+        max_used_space: size(&args.max_used_space)?,
+        min_free_space: size(&args.min_free_space)?,
     };
     let mut client = ControlClient::new(channel);
     let mut stream = client.prune(request).await?.into_inner();

@@ -14,6 +14,7 @@ use rbuild_session::client::{
     SecretSource, Secrets, SshAgents,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::errors::CommandError;
@@ -24,6 +25,8 @@ use crate::{MAX_MESSAGE, signals, ui};
 const EVENTS: usize = 256;
 /// How long the answer to a build may come after the end of its session.
 const ANSWER: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long the events of a build that failed at once may take to begin.
+const REFUSED: std::time::Duration = std::time::Duration::from_millis(500);
 /// How long a cancelled build may take to say goodbye before the client leaves.
 const GOODBYE: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -150,7 +153,14 @@ pub(crate) async fn run(
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let (events, shown) = tokio::sync::mpsc::channel(EVENTS);
-    let status = follow(control.clone(), id.clone(), events);
+    let refused = CancellationToken::new();
+    let following = follow(control.clone(), id.clone(), events, refused.clone());
+    let status = async {
+        tokio::select! {
+            () = following => {}
+            () = interrupted() => {}
+        }
+    };
     let show = renderer.run(ReceiverStream::new(shown));
     let solving = async {
         let solved = tokio::select! {
@@ -159,6 +169,9 @@ pub(crate) async fn run(
             () = signals::stop() => Err(tonic::Status::cancelled("interrupted")),
         };
         session.close();
+        if solved.is_err() {
+            refused.cancel();
+        }
         solved
     };
     let both = async {
@@ -182,13 +195,23 @@ async fn lost(session: &ClientSession, channel: &Channel) -> tonic::Status {
     tonic::Status::unavailable(format!("the session with the daemon ended: {reason}"))
 }
 
-/// Passes a build's events on until they end. A daemon that never starts the build has said why in Solve's answer.
+/// Passes a build's events on until they end. A daemon that never starts the build says why in Solve's answer; it may
+/// hold the question for events for much longer.
 async fn follow(
     mut control: ControlClient<Channel>,
     id: String,
     events: tokio::sync::mpsc::Sender<StatusResponse>,
+    refused: CancellationToken,
 ) {
-    let stream = match control.status(StatusRequest { r#ref: id }).await {
+    let unheard = async {
+        refused.cancelled().await;
+        tokio::time::sleep(REFUSED).await;
+    };
+    let asked = tokio::select! {
+        asked = control.status(StatusRequest { r#ref: id }) => asked,
+        () = unheard => return,
+    };
+    let stream = match asked {
         Ok(stream) => stream,
         Err(status) => {
             tracing::debug!(%status, "following the build");
@@ -197,11 +220,7 @@ async fn follow(
     };
     let mut stream = stream.into_inner();
     loop {
-        let next = tokio::select! {
-            next = stream.message() => next,
-            () = interrupted() => return,
-        };
-        match next {
+        match stream.message().await {
             Ok(Some(event)) => {
                 // The view is gone only when this function's caller is.
                 if events.send(event).await.is_err() {

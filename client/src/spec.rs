@@ -186,16 +186,33 @@ pub(crate) fn ssh(text: &str) -> Result<(String, Option<PathBuf>), CommandError>
     }
 }
 
-/// A size as Docker's flags take it, in bytes: `64m`, `1.5g`, `1024`.
+/// A size of memory as Docker's flags take it, in bytes: `64m`, `1.5g`, `1024`; all units are powers of 1024.
 pub(crate) fn size(text: &str) -> Option<u64> {
+    size_by(text, 1 << 10)
+}
+
+/// A size on disk, in bytes: `10GB` is what `du` prints so, `10GiB` is more; a bare number is MB.
+pub(crate) fn disk_size(text: &str) -> Option<u64> {
+    match text.trim().parse::<f64>() {
+        Ok(_) => size_by(&format!("{}mb", text.trim()), 1000),
+        Err(_) => size_by(text, 1000),
+    }
+}
+
+/// `k` is what a `kB` is.
+fn size_by(text: &str, k: u64) -> Option<u64> {
     let lower = text.trim().to_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
     let unit: u64 = match lower[digits.len()..].trim() {
         "" | "b" => 1,
-        "k" | "kb" | "kib" => 1 << 10,
-        "m" | "mb" | "mib" => 1 << 20,
-        "g" | "gb" | "gib" => 1 << 30,
-        "t" | "tb" | "tib" => 1 << 40,
+        "k" | "kb" => k,
+        "m" | "mb" => k.pow(2),
+        "g" | "gb" => k.pow(3),
+        "t" | "tb" => k.pow(4),
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
         _ => return None,
     };
     let number: f64 = digits.parse().ok()?;
@@ -206,6 +223,16 @@ pub(crate) fn size(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_on_disk_are_decimal_and_those_of_memory_are_not() {
+        assert_eq!(disk_size("512"), Some(512_000_000));
+        assert_eq!(disk_size("1.5GB"), Some(1_500_000_000));
+        assert_eq!((disk_size("1GiB"), size("1g")), (Some(1 << 30), Some(1 << 30)));
+        for bad in ["", "x", "-1", "1 parsec", "inf"] {
+            assert_eq!(disk_size(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn outputs_are_read_as_buildx_reads_them() {

@@ -13,9 +13,9 @@ use rbuild_gateway::{BridgeService, ForwardedBuilds};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Router;
+use tonic::transport::server::{Router, TcpIncoming};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::config::{Config, Tls};
@@ -143,8 +143,7 @@ fn router(tls: Option<&Tls>, control: ControlService, bridge: Arc<BridgeService>
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME)
         .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
-        .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT))
-        .tcp_nodelay(true);
+        .http2_keepalive_timeout(Some(KEEPALIVE_LIMIT));
     if let Some(tls) = tls {
         server = server.tls_config(tls_config(tls)?)?;
     }
@@ -194,7 +193,7 @@ async fn serve_unix(
 }
 
 async fn serve_tcp(router: Router, listener: TcpListener, goodbye: CancellationToken) -> anyhow::Result<()> {
-    Ok(router
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), goodbye.cancelled_owned())
-        .await?)
+    // The builder's own setting does not reach listeners that are handed to it.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    Ok(router.serve_with_incoming_shutdown(incoming, goodbye.cancelled_owned()).await?)
 }

@@ -51,7 +51,10 @@ pub(crate) async fn bind_all(config: &Config) -> anyhow::Result<Vec<Bound>> {
         match address.split_once("://") {
             Some(("unix", path)) => bound.push(bind_unix(Path::new(path), config).with_context(context)?),
             Some(("tcp", host)) => bound.push(bind_tcp(host, config).await.with_context(context)?),
-            Some(("fd", _)) => bound.extend(inherited(config).with_context(context)?),
+            Some(("fd", "")) => bound.extend(inherited(config).with_context(context)?),
+            Some(("fd", _)) => {
+                bail!("address `{address}`: expected fd://, which takes all sockets handed over")
+            }
             _ => bail!("address `{address}`: expected unix://PATH, tcp://HOST:PORT or fd://"),
         }
     }
@@ -93,14 +96,18 @@ fn remove_stale(path: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error.into()),
         Ok(metadata) if !metadata.file_type().is_socket() => bail!("there is a file that is not a socket"),
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            bail!("another daemon is serving this socket")
-        }
-        Ok(_) => Ok(std::fs::remove_file(path)?),
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => bail!("another daemon is serving this socket"),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                Ok(std::fs::remove_file(path)?)
+            }
+            Err(error) => bail!("this socket belongs to somebody else ({error})"),
+        },
     }
 }
 
-async fn bind_tcp(host: &str, config: &Config) -> anyhow::Result<Bound> {
+/// Whoever connects can build as root, so strangers are let in only if the operator said so in words.
+fn check_tcp(config: &Config) -> anyhow::Result<()> {
     match &config.tls {
         None if !config.insecure_tcp => bail!(
             "TCP needs certificates (--tlscert, --tlskey, --tlscacert): whoever connects can build as root. \
@@ -110,8 +117,12 @@ async fn bind_tcp(host: &str, config: &Config) -> anyhow::Result<Bound> {
             "TLS without --tlscacert lets every client in: name the authority that signs your clients, or say \
              --insecure-tcp"
         ),
-        _ => {}
+        _ => Ok(()),
     }
+}
+
+async fn bind_tcp(host: &str, config: &Config) -> anyhow::Result<Bound> {
+    check_tcp(config)?;
     let listener = TcpListener::bind(host).await?;
     let address = listener.local_addr()?;
     Ok(Bound::Tcp(listener, address))
@@ -126,16 +137,37 @@ fn inherited(config: &Config) -> anyhow::Result<Vec<Bound>> {
             listener.set_nonblocking(true)?;
             bound.push(Bound::Unix(UnixListener::from_std(listener)?, SocketFile(None)));
         } else if let Ok(Some(listener)) = fds.take_tcp_listener(index) {
-            if config.tls.is_none() && !config.insecure_tcp {
-                bail!("an inherited TCP socket needs certificates or --insecure-tcp");
-            }
+            check_tcp(config)?;
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
             bound.push(Bound::Tcp(TcpListener::from_std(listener)?, address));
+        } else {
+            bail!("socket {index} that was handed over listens on neither unix nor TCP streams");
         }
     }
     if bound.is_empty() {
         bail!("the service manager handed over no socket (LISTEN_FDS)");
     }
     Ok(bound)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    use super::*;
+
+    #[test]
+    fn only_a_socket_that_nobody_has_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let served = UnixListener::bind(&path).unwrap();
+        assert!(remove_stale(&path).is_err());
+        drop(served);
+        remove_stale(&path).unwrap();
+        // A logger's socket, for instance: not a stream, so a connection says nothing about its owner.
+        let _served = UnixDatagram::bind(&path).unwrap();
+        assert!(remove_stale(&path).is_err());
+        assert!(path.exists());
+    }
 }

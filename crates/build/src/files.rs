@@ -31,11 +31,14 @@ pub(crate) fn store_error(error: &StoreError) -> BuildError {
 /// The wording for a missing file is upstream's: tools look for it.
 fn at(path: &str, verb: &str) -> impl Fn(SysError) -> BuildError {
     let (path, verb) = (path.to_owned(), verb.to_owned());
-    move |error| match std::io::Error::from(error).kind() {
-        std::io::ErrorKind::NotFound => {
-            BuildError::new(ErrorCode::NotFound, format!("{verb} {path}: no such file or directory"))
+    move |error| {
+        let error = std::io::Error::from(error);
+        match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                BuildError::new(ErrorCode::NotFound, format!("{verb} {path}: no such file or directory"))
+            }
+            _ => BuildError::new(ErrorCode::Unknown, format!("{verb} {path}: {error}")),
         }
-        _ => BuildError::new(ErrorCode::Unknown, format!("{verb} {path}: not readable as asked")),
     }
 }
 

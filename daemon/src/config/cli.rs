@@ -244,9 +244,9 @@ impl Cli {
             tls,
             insecure_tcp: self.insecure_tcp || file.grpc.insecure_tcp,
             log_level: match (file.trace, debug) {
-                (true, _) => "trace".into(),
-                (_, true) => "debug".into(),
-                _ => self.log_level.or(file.log.level).unwrap_or_else(|| "info".into()),
+                (true, _) => "trace",
+                (_, true) => "debug",
+                _ => parse_log_level(self.log_level.as_ref().or(file.log.level.as_ref()))?,
             },
             log_json: parse_log_format(self.log_format.as_ref().or(file.log.format.as_ref()))?,
             entitlements,
@@ -351,6 +351,21 @@ fn check_network(mode: Option<&String>) -> Result<(), ConfigError> {
     }
 }
 
+/// The words are those of upstream's logger; the levels above `error` are one here.
+fn parse_log_level(level: Option<&String>) -> Result<&'static str, ConfigError> {
+    Ok(match level.map(String::as_str) {
+        Some("trace") => "trace",
+        Some("debug") => "debug",
+        None | Some("info" | "") => "info",
+        Some("warn" | "warning") => "warn",
+        Some("error" | "fatal" | "panic") => "error",
+        Some(other) => {
+            let expected = "expected trace, debug, info, warn or error";
+            return Err(invalid("--log-level", format!("`{other}`: {expected}")));
+        }
+    })
+}
+
 fn parse_log_format(format: Option<&String>) -> Result<bool, ConfigError> {
     match format.map(String::as_str) {
         None | Some("text" | "") => Ok(false),
@@ -445,6 +460,13 @@ mod tests {
     }
 
     #[test]
+    fn log_levels_are_upstreams_words() {
+        for (word, level) in [("warning", "warn"), ("fatal", "error"), ("info", "info")] {
+            assert_eq!(config(&["--log-level", word]).unwrap().log_level, level);
+        }
+    }
+
+    #[test]
     fn flags_for_what_is_missing_are_refused_by_name() {
         for (args, name) in [
             (&["--rootless"][..], "--rootless"),
@@ -453,6 +475,7 @@ mod tests {
             (&["--oci-worker-net=cni"], "cni"),
             (&["--oci-worker-snapshotter=zfs"], "zfs"),
             (&["--allow-insecure-entitlement=root"], "root"),
+            (&["--log-level=loud"], "loud"),
         ] {
             let error = config(args).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

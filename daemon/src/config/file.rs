@@ -216,6 +216,12 @@ impl ConfigFile {
                 "`[worker.oci] cniPoolSize`",
                 "network modes are host and none",
             ),
+            (
+                oci.cni_config_path.is_some() || oci.cni_binary_path.is_some(),
+                "`[worker.oci] cniConfigPath` and `cniBinaryPath`",
+                "network modes are host and none",
+            ),
+            (self.system.is_some(), "`[system]`", "platforms are looked up once, at start"),
             (self.grpc.debug_address.is_some(), "`[grpc] debugAddress`", "remove it"),
             (self.otel.is_some(), "`[otel]`", "remove it"),
             (self.history.is_some(), "`[history]`", "there is no build history yet"),

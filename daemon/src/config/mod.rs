@@ -24,7 +24,7 @@ pub(crate) struct Config {
     pub(crate) gid: Option<u32>,
     pub(crate) tls: Option<Tls>,
     pub(crate) insecure_tcp: bool,
-    pub(crate) log_level: String,
+    pub(crate) log_level: &'static str,
     pub(crate) log_json: bool,
     pub(crate) entitlements: Vec<String>,
     pub(crate) labels: BTreeMap<String, String>,
