@@ -192,6 +192,23 @@ fn offline_compilation_is_deterministic() {
     assert!(String::from_utf8_lossy(&first.config).contains("\"architecture\":\"amd64\""));
 }
 
+#[test]
+fn values_that_multiply_are_refused() {
+    let long = "x".repeat(60_000);
+    let error = |text: String| {
+        let error = compile_offline("Dockerfile", text.as_bytes(), &BTreeMap::new()).unwrap_err().to_string();
+        error.chars().rev().take(100).collect::<Vec<_>>().into_iter().rev().collect::<String>()
+    };
+    let one = format!("FROM scratch\nENV a={long}\nENV b=\"{}\"\n", "$a".repeat(30_000));
+    assert!(error(one).contains("the text expands to more than"));
+    let many = format!("FROM scratch\nENV a={long}\n{}", "ENV b=$a$a$a$a$a\n".repeat(4_000));
+    assert!(error(many).contains("bytes in all"));
+    let before = format!("ARG a={long}\n{}FROM scratch\n", "ARG b=$a$a$a$a$a\n".repeat(4_000));
+    assert!(error(before).contains("bytes in all"));
+    let carried = format!("FROM scratch\nARG a={long}\n{}", "RUN x\n".repeat(4_000));
+    assert!(error(carried).contains("bytes in all"));
+}
+
 /// Without a limit on time (machines differ): this many files must not take long even unoptimised.
 #[test]
 fn many_files_compile_offline() {

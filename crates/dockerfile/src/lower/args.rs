@@ -9,7 +9,7 @@ impl StageLowering<'_, '_> {
         let mut shown = String::from("ENV");
         for Pair { name, value } in self.expand_pairs(pairs)? {
             shown.push_str(&format!(" {name}={value}"));
-            self.built.state = self.built.state.clone().add_env(&name, &value);
+            self.set_variable(&name, &value)?;
             set_env(&mut self.built.image.config.env, &name, &value);
         }
         self.commit(shown, false);
@@ -34,6 +34,14 @@ impl StageLowering<'_, '_> {
             .collect()
     }
 
+    fn set_variable(&mut self, name: &str, value: &str) -> Result<(), CompileError> {
+        // The list is searched, so what a variable costs grows with those that are there.
+        self.cx.spend(self.built.state.env().len())?;
+        // Taken, not cloned: the environment is changed in place.
+        self.built.state = std::mem::take(&mut self.built.state).add_env(name, value);
+        Ok(())
+    }
+
     /// ARG: the request's value, else the default, else what was said before the first FROM.
     pub(super) fn arg(&mut self, args: &[ArgCommand]) -> Result<(), CompileError> {
         let mut shown = String::from("ARG");
@@ -46,7 +54,7 @@ impl StageLowering<'_, '_> {
             shown.push_str(&name);
             if let Some(value) = &value {
                 shown.push_str(&format!("={value}"));
-                self.built.state = self.built.state.clone().add_env(&name, value);
+                self.set_variable(&name, value)?;
             }
             let args = &mut self.built.args;
             match args.iter_mut().find(|(known, _)| *known == name) {

@@ -91,7 +91,7 @@ impl StageLowering<'_, '_> {
 
     pub(super) fn user(&mut self, user: &str) -> Result<(), CompileError> {
         let user = self.expand(user)?;
-        self.built.state = self.built.state.clone().user(&user);
+        self.built.state = std::mem::take(&mut self.built.state).user(&user);
         self.commit(format!("USER {user}"), false);
         self.built.image.config.user = user;
         Ok(())
@@ -144,7 +144,7 @@ impl StageLowering<'_, '_> {
             .custom_name(self.step_name(step, ""))
             .location(self.cx.source.location(step.instruction.lines));
         self.built.image.config.working_dir.clone_from(&dir);
-        self.built.state = self.built.state.clone().dir(&dir);
+        self.built.state = std::mem::take(&mut self.built.state).dir(&dir);
         let epoch = self.cx.options.source_date_epoch;
         let action = MkdirAction {
             path: dir.clone(),

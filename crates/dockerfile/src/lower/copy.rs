@@ -121,7 +121,8 @@ impl StageLowering<'_, '_> {
     ) -> Result<FileActions, CompileError> {
         let text = if document.expand {
             let lexer = Lexer::document(self.escape());
-            lexer.expand(&document.text, &EnvOf(&self.built.state)).map_err(CompileError::new)?.text
+            let env = EnvOf(&self.built.state);
+            lexer.expand(&document.text, &env, &self.cx.budget).map_err(CompileError::new)?.text
         } else {
             document.text.clone()
         };

@@ -18,6 +18,7 @@ use rbuild_oci::ImageConfig;
 
 use crate::context::BuildContext;
 use crate::plan::{Base, BaseFiles, From, Plan, StageId};
+use crate::shell::Budget;
 use crate::source::Source;
 use crate::{CompileError, CompileOptions};
 use stage::Built;
@@ -41,6 +42,7 @@ pub(crate) struct Lowering<'a> {
     /// The paths of the context that are used; `/` means all of it.
     used: BTreeSet<String>,
     built: Vec<Option<Built>>,
+    budget: Budget,
 }
 
 /// Lowers what the target needs.
@@ -68,7 +70,7 @@ pub(crate) fn lower(
 impl<'a> Lowering<'a> {
     fn new(plan: &'a Plan, source: &'a Source, options: &'a CompileOptions, context: State) -> Self {
         let built = plan.stages.iter().map(|_| None).collect();
-        Self { plan, options, source, context, used: BTreeSet::new(), built }
+        Self { plan, options, source, context, used: BTreeSet::new(), built, budget: Budget::default() }
     }
 
     fn run(&mut self, order: &[StageId]) -> Result<(), CompileError> {
@@ -86,6 +88,11 @@ impl<'a> Lowering<'a> {
             built.image.config.labels.insert(name.clone(), value.clone());
         }
         Ok(LoweredStage { state: built.state, image: built.image, base: built.base })
+    }
+
+    /// Counts what an instruction makes of the file's values beside expanding them.
+    pub(crate) fn spend(&self, cost: usize) -> Result<(), CompileError> {
+        self.budget.spend(cost).map_err(CompileError::new)
     }
 
     /// A stage that is built already.

@@ -45,6 +45,9 @@ impl StageLowering<'_, '_> {
         let before = self.built.state.clone();
         self.built.state = before.run(options).root().with_environment_of(&before);
         let history = format!("RUN {}{} # buildkit", self.shown_args(), args.join(" "));
+        // Each process carries its environment, and its line of history the ARGs.
+        let env = before.env().iter().map(|(name, value)| name.len() + value.len());
+        self.cx.spend(env.chain([history.len()]).sum())?;
         self.commit(history, true);
         Ok(())
     }
@@ -95,7 +98,8 @@ impl StageLowering<'_, '_> {
         for (written, from) in run.mounts.iter().zip(&step.from) {
             let lexer = Lexer::new(self.escape());
             let state = self.built.state.clone();
-            let mut expand = |text: &str| lexer.expand(text, &EnvOf(&state)).map(|e| e.text);
+            let budget = &self.cx.budget;
+            let mut expand = |text: &str| lexer.expand(text, &EnvOf(&state), budget).map(|e| e.text);
             let mount = MountSpec::parse(written, &mut expand).map_err(CompileError::new)?;
             match mount.kind {
                 MountType::Secret => options.secrets.push(secret(&mount)?),

@@ -139,14 +139,15 @@ impl StageLowering<'_, '_> {
 
     /// A value with its variables expanded and its quotes resolved.
     pub(super) fn expand(&self, text: &str) -> Result<String, CompileError> {
-        let expanded = Lexer::new(self.escape()).expand(text, &EnvOf(&self.built.state));
+        let env = EnvOf(&self.built.state);
+        let expanded = Lexer::new(self.escape()).expand(text, &env, &self.cx.budget);
         expanded.map(|e| e.text).map_err(CompileError::new)
     }
 
     /// A value as words.
     pub(super) fn expand_words(&self, text: &str) -> Result<Vec<String>, CompileError> {
-        let expanded = Lexer::new(self.escape()).expand(text, &EnvOf(&self.built.state));
-        expanded.map(|e| e.words).map_err(CompileError::new)
+        let env = EnvOf(&self.built.state);
+        Lexer::new(self.escape()).expand_words(text, &env, &self.cx.budget).map_err(CompileError::new)
     }
 
     /// The name of a step: its place, then the instruction and `summary` with known variables filled in.
@@ -180,7 +181,7 @@ impl StageLowering<'_, '_> {
             _ => Lexer::new(self.escape()),
         };
         let env = EnvOf(&self.built.state);
-        let filled = lexer.expand(&text, &env).map_or_else(|_| text.clone(), |e| e.text);
+        let filled = lexer.expand(&text, &env, &self.cx.budget).map_or_else(|_| text.clone(), |e| e.text);
         text::uppercase_first_word(&filled)
     }
 

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use rbuild_oci::Platform;
 
 use crate::parse::Parsed;
-use crate::shell::{Lexer, Variables};
+use crate::shell::{Budget, Lexer, Variables};
 use crate::{CompileError, CompileOptions};
 
 /// ARGs before the first FROM, and those that are always there.
@@ -33,7 +33,11 @@ fn platform_args(prefix: &str, platform: &Platform) -> [(String, String); 4] {
 
 impl GlobalArgs {
     /// Evaluates them. Errors: a default can't be expanded.
-    pub(crate) fn new(parsed: &Parsed, options: &CompileOptions) -> Result<Self, CompileError> {
+    pub(crate) fn new(
+        parsed: &Parsed,
+        options: &CompileOptions,
+        budget: &Budget,
+    ) -> Result<Self, CompileError> {
         let mut args = Self::default();
         args.values.extend(platform_args("BUILD", &options.build_platform));
         args.values.extend(platform_args("TARGET", &options.target_platform));
@@ -48,7 +52,7 @@ impl GlobalArgs {
         for command in &parsed.global_args {
             for arg in &command.args {
                 let expand = |text: &str| {
-                    let expanded = lexer.expand(text, &args);
+                    let expanded = lexer.expand(text, &args, budget);
                     expanded.map(|e| e.text).map_err(|message| CompileError::at(command.lines, message))
                 };
                 let name = expand(&arg.name)?;

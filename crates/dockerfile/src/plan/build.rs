@@ -5,7 +5,7 @@ use rbuild_oci::{ImageRef, Platform};
 use super::{Base, BaseImage, From, GlobalArgs, Missing, Plan, Stage, StageId, Step};
 use crate::mounts::{MountSource, mount_source};
 use crate::parse::{Command, Instruction, Parsed, StageSource, parse_command, parse_trigger};
-use crate::shell::{Lexer, Variables};
+use crate::shell::{Budget, Lexer, Variables};
 use crate::source::Lines;
 use crate::{CompileError, CompileOptions, suggest};
 
@@ -22,12 +22,14 @@ impl Plan {
         options: &CompileOptions,
         contexts: Vec<String>,
     ) -> Result<Self, CompileError> {
-        let globals = GlobalArgs::new(parsed, options)?;
+        let budget = Budget::default();
+        let globals = GlobalArgs::new(parsed, options, &budget)?;
         let escape = parsed.directives.escape;
         let mut plan = Self {
             stages: Vec::new(),
             target: 0,
             globals,
+            budget,
             escape,
             has_mounts: false,
             contexts,
@@ -70,7 +72,8 @@ impl Plan {
         let from = &source.from;
         let lexer = Lexer::new(self.escape);
         let expand = |text: &str| {
-            lexer.expand(text, &self.globals).map(|e| e.text).map_err(|m| CompileError::at(from.lines, m))
+            let expanded = lexer.expand(text, &self.globals, &self.budget);
+            expanded.map(|e| e.text).map_err(|m| CompileError::at(from.lines, m))
         };
         let base_name = expand(&from.base)?;
         if base_name.is_empty() {
@@ -104,7 +107,7 @@ impl Plan {
         if written.is_empty() {
             return Ok(None);
         }
-        let expanded = Lexer::new(self.escape).expand(written, &self.globals);
+        let expanded = Lexer::new(self.escape).expand(written, &self.globals, &self.budget);
         let expanded = expanded.map_err(|message| CompileError::at(lines, message))?;
         if expanded.text.is_empty() {
             let hint = expanded

@@ -13,6 +13,7 @@ pub(crate) use args::GlobalArgs;
 
 use crate::context::LocalContext;
 use crate::parse::Instruction;
+use crate::shell::Budget;
 use crate::source::Lines;
 
 /// A stage's place in the plan.
@@ -24,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) stages: Vec<Stage>,
     pub(crate) target: StageId,
     pub(crate) globals: GlobalArgs,
+    /// What expanding names of bases has cost.
+    budget: Budget,
     pub(crate) escape: char,
     target_platform: Platform,
     /// Some RUN has a mount: upstream counts its source as a stage, so that names of steps show theirs.

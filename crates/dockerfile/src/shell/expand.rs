@@ -1,11 +1,12 @@
 use std::collections::BTreeSet;
 
 use super::pattern::{Affix, Pattern};
-use super::{Unset, Variables};
+use super::{Budget, Unset, Variables};
 
 /// `${a:-${b:-…}}` may nest this deep: the parser recurses.
 const MAX_DEPTH: u32 = 100;
-/// Values may multiply (`${a//x/$b}`, ENV after ENV); what they expand to must stay a text.
+/// Values may multiply (`${a//x/$b}`, ENV after ENV); what one text costs is counted at every copy, so that
+/// no form of expansion gets past the limit. Large enough for the largest document in the largest file.
 const MAX_EXPANDED_BYTES: usize = 16 << 20;
 
 /// How texts are read: which character escapes, and what is kept as it is written.
@@ -27,7 +28,7 @@ pub(crate) struct Lexer {
 pub(crate) struct Expansion {
     /// The text.
     pub(crate) text: String,
-    /// The same as words; quoted white space does not split.
+    /// The same as words, if these were asked for; quoted white space does not split.
     pub(crate) words: Vec<String>,
     /// Variables that were used but are not set.
     pub(crate) unset: BTreeSet<String>,
@@ -61,11 +62,36 @@ impl Lexer {
 
     /// Words without any variable.
     pub(crate) fn words(self, text: &str) -> Result<Vec<String>, String> {
-        self.expand(text, &Unset).map(|expansion| expansion.words)
+        self.expand_words(text, &Unset, &Budget::default())
     }
 
     /// Expands variables and resolves quotes. Errors: a text that says what is wrong, the word quoted.
-    pub(crate) fn expand(self, text: &str, variables: &dyn Variables) -> Result<Expansion, String> {
+    pub(crate) fn expand(
+        self,
+        text: &str,
+        variables: &dyn Variables,
+        budget: &Budget,
+    ) -> Result<Expansion, String> {
+        self.read(text, variables, budget, false)
+    }
+
+    /// The same, split into words.
+    pub(crate) fn expand_words(
+        self,
+        text: &str,
+        variables: &dyn Variables,
+        budget: &Budget,
+    ) -> Result<Vec<String>, String> {
+        self.read(text, variables, budget, true).map(|expansion| expansion.words)
+    }
+
+    fn read(
+        self,
+        text: &str,
+        variables: &dyn Variables,
+        budget: &Budget,
+        split: bool,
+    ) -> Result<Expansion, String> {
         let mut cursor = Cursor {
             lexer: self,
             chars: text.chars().collect(),
@@ -73,6 +99,9 @@ impl Lexer {
             depth: 0,
             variables,
             unset: BTreeSet::new(),
+            split,
+            spent: 0,
+            budget,
         };
         let (text_out, words) = cursor
             .until(None, false)
@@ -88,6 +117,10 @@ struct Cursor<'a> {
     depth: u32,
     variables: &'a dyn Variables,
     unset: BTreeSet<String>,
+    /// Words are wanted.
+    split: bool,
+    spent: usize,
+    budget: &'a Budget,
 }
 
 /// Splits while text is added.
@@ -123,6 +156,15 @@ impl Words {
 }
 
 impl Cursor<'_> {
+    /// Counts bytes that are copied. Errors: the text costs too much, or all texts together do.
+    fn charge(&mut self, bytes: usize) -> Result<(), String> {
+        self.spent = self.spent.saturating_add(bytes);
+        if self.spent > MAX_EXPANDED_BYTES {
+            return Err(format!("the text expands to more than {MAX_EXPANDED_BYTES} bytes"));
+        }
+        self.budget.spend(bytes)
+    }
+
     fn peek(&self) -> Option<char> {
         self.chars.get(self.at).copied()
     }
@@ -138,9 +180,6 @@ impl Cursor<'_> {
         let mut text = String::new();
         let mut words = Words::default();
         while let Some(c) = self.peek() {
-            if text.len() > MAX_EXPANDED_BYTES {
-                return Err(format!("the text expands to more than {MAX_EXPANDED_BYTES} bytes"));
-            }
             if Some(c) == stop {
                 self.at += 1;
                 return Ok((text, words.finish()));
@@ -148,16 +187,24 @@ impl Cursor<'_> {
             match c {
                 '\'' | '"' if !self.lexer.no_quotes => {
                     let part = if c == '"' { self.double_quoted()? } else { self.single_quoted()? };
-                    words.in_word = true;
-                    words.word.push_str(&part);
+                    self.charge(part.len())?;
+                    if self.split {
+                        words.in_word = true;
+                        words.word.push_str(&part);
+                    }
                     text.push_str(&part);
                 }
                 '$' => {
                     let part = self.dollar()?;
-                    part.chars().for_each(|c| words.add(c));
+                    self.charge(part.len())?;
+                    if self.split {
+                        // Words that are few bytes each cost more than their text.
+                        self.charge(part.split_whitespace().count() * size_of::<String>())?;
+                        part.chars().for_each(|c| words.add(c));
+                    }
                     text.push_str(&part);
                 }
-                _ => self.plain(raw_escapes, &mut text, &mut words),
+                _ => self.plain(raw_escapes, &mut text, &mut words)?,
             }
         }
         match stop {
@@ -166,21 +213,28 @@ impl Cursor<'_> {
         }
     }
 
-    fn plain(&mut self, raw_escapes: bool, text: &mut String, words: &mut Words) {
-        let Some(c) = self.next() else { return };
+    fn plain(&mut self, raw_escapes: bool, text: &mut String, words: &mut Words) -> Result<(), String> {
+        let Some(c) = self.next() else { return Ok(()) };
+        self.charge(c.len_utf8())?;
         if c != self.lexer.escape {
-            words.add(c);
+            if self.split {
+                if c.is_whitespace() && words.in_word {
+                    self.charge(size_of::<String>())?;
+                }
+                words.add(c);
+            }
             text.push(c);
-            return;
+            return Ok(());
         }
-        if self.lexer.raw_escapes || raw_escapes {
-            words.add_raw(c);
+        let kept = (self.lexer.raw_escapes || raw_escapes).then_some(c);
+        for c in kept.into_iter().chain(self.next()) {
+            self.charge(c.len_utf8())?;
+            if self.split {
+                words.add_raw(c);
+            }
             text.push(c);
         }
-        if let Some(escaped) = self.next() {
-            words.add_raw(escaped);
-            text.push(escaped);
-        }
+        Ok(())
     }
 
     fn single_quoted(&mut self) -> Result<String, String> {
@@ -218,7 +272,11 @@ impl Cursor<'_> {
                     self.at += 1;
                     break;
                 }
-                Some('$') => text.push_str(&self.dollar()?),
+                Some('$') => {
+                    let part = self.dollar()?;
+                    self.charge(part.len())?;
+                    text.push_str(&part);
+                }
                 Some(c) => {
                     self.at += 1;
                     if c != self.lexer.escape {
@@ -250,7 +308,7 @@ impl Cursor<'_> {
             if name.is_empty() {
                 return Ok("$".to_owned());
             }
-            return Ok(match self.lookup(&name) {
+            return Ok(match self.lookup(&name)? {
                 Some(value) => value,
                 None if self.lexer.skip_unset => format!("${name}"),
                 None => String::new(),
@@ -282,7 +340,7 @@ impl Cursor<'_> {
             modifier.extend(c);
         }
         match c {
-            Some('}') if !colon => Ok(match self.lookup(&name) {
+            Some('}') if !colon => Ok(match self.lookup(&name)? {
                 Some(value) => value,
                 None if self.lexer.skip_unset => format!("${{{name}}}"),
                 None => String::new(),
@@ -315,7 +373,7 @@ impl Cursor<'_> {
         colon: bool,
     ) -> Result<String, String> {
         let word = self.operand('}', false)?;
-        let value = self.variables.get(name).map(str::to_owned);
+        let value = self.value(name)?;
         let given = value.clone().filter(|value| !(colon && value.is_empty()));
         if value.is_none() && (kind == '?' || self.lexer.skip_unset) && kind != '+' && kind != '-' {
             self.unset.insert(name.to_owned());
@@ -339,7 +397,7 @@ impl Cursor<'_> {
         let greedy = self.peek() == Some(kind);
         self.at += usize::from(greedy);
         let pattern = self.operand('}', true)?;
-        let Some(value) = self.lookup(name) else {
+        let Some(value) = self.lookup(name)? else {
             let mark = if greedy { format!("{kind}{kind}") } else { kind.to_string() };
             return Ok(self.unset_text(format!("${{{name}{mark}{pattern}}}")));
         };
@@ -353,23 +411,31 @@ impl Cursor<'_> {
         self.at += usize::from(all);
         let pattern = self.operand('/', true)?;
         let replacement = self.operand('}', true)?;
-        let Some(value) = self.lookup(name) else {
+        let Some(value) = self.lookup(name)? else {
             let mark = if all { "//" } else { "/" };
             return Ok(self.unset_text(format!("${{{name}{mark}{pattern}/{replacement}}}")));
         };
-        Pattern::parse(&pattern, self.lexer.escape)?.replace(&value, &replacement, all)
+        let pattern = Pattern::parse(&pattern, self.lexer.escape)?;
+        pattern.replace(&value, &replacement, all, |bytes| self.charge(bytes))
     }
 
     fn unset_text(&self, written: String) -> String {
         if self.lexer.skip_unset { written } else { String::new() }
     }
 
-    fn lookup(&mut self, name: &str) -> Option<String> {
-        let value = self.variables.get(name).map(str::to_owned);
+    fn value(&mut self, name: &str) -> Result<Option<String>, String> {
+        let variables = self.variables;
+        let Some(value) = variables.get(name) else { return Ok(None) };
+        self.charge(value.len())?;
+        Ok(Some(value.to_owned()))
+    }
+
+    fn lookup(&mut self, name: &str) -> Result<Option<String>, String> {
+        let value = self.value(name)?;
         if value.is_none() {
             self.unset.insert(name.to_owned());
         }
-        value
+        Ok(value)
     }
 
     /// A variable's name: letters, digits and `_`; only digits after a digit; or one special character.

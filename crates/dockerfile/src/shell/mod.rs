@@ -1,11 +1,13 @@
 //! Words and variables as Dockerfiles know them: a small part of what a shell does, with its own rules for
 //! quotes and escapes. Nothing here runs anything.
 
+mod budget;
 mod expand;
 mod pattern;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use budget::Budget;
 pub(crate) use expand::Lexer;
 
 /// Where variables come from.

@@ -81,10 +81,18 @@ impl Pattern {
         }
     }
 
-    /// Replaces the first match, or all.
-    pub(crate) fn replace(&self, value: &str, replacement: &str, all: bool) -> Result<String, String> {
+    /// Replaces the first match, or all. `charge` is told how long the result may be before it is made.
+    pub(crate) fn replace(
+        &self,
+        value: &str,
+        replacement: &str,
+        all: bool,
+        charge: impl FnOnce(usize) -> Result<(), String>,
+    ) -> Result<String, String> {
         let regex = self.regex(true, "", "", false)?;
         let limit = usize::from(!all);
+        let matches = if all { regex.find_iter(value).count() } else { 1 };
+        charge(matches.saturating_mul(replacement.len()).saturating_add(value.len()))?;
         Ok(regex.replacen(value, limit, NoExpand(replacement)).into_owned())
     }
 }

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{Lexer, Unset, Variables};
+use super::{Budget, Lexer, Unset, Variables};
 
 struct Map(BTreeMap<&'static str, &'static str>);
 
@@ -20,7 +20,7 @@ fn vars() -> Map {
 }
 
 fn expand(text: &str) -> String {
-    match Lexer::new('\\').expand(text, &vars()) {
+    match Lexer::new('\\').expand(text, &vars(), &Budget::default()) {
         Ok(expanded) => expanded.text,
         Err(error) => format!("error: {error}"),
     }
@@ -87,13 +87,28 @@ fn values_do_not_grow_without_bound() {
         }
     }
     let big = Big("x".repeat(1 << 20));
-    let error = Lexer::new('\\').expand(&"$a".repeat(1000), &big).unwrap_err();
-    assert!(error.contains("expands to more than"), "{}", &error[error.len() - 100..]);
+    let texts = [
+        "$a".repeat(1000),
+        format!("\"{}\"", "$a".repeat(1000)),
+        "${a//x/$a}".to_owned(),
+        "${a///$a}".to_owned(),
+        "${b:-$a}".repeat(1000),
+        format!("${{a:+{}}}", "$a".repeat(1000)),
+        "${a%y}".repeat(1000),
+    ];
+    for text in texts {
+        let error = Lexer::new('\\').expand(&text, &big, &Budget::default()).unwrap_err();
+        assert!(error.contains("expands to more than"), "{}", &error[error.len() - 100..]);
+    }
+    let budget = Budget::default();
+    let error = (0..1000).find_map(|_| Lexer::new('\\').expand("$a", &big, &budget).err()).unwrap();
+    assert!(error.contains("in all"), "{error}");
 }
 
 #[test]
 fn quoted_space_does_not_split() {
-    let words = Lexer::new('\\').expand("a  \"b c\" d\\ e $x ''", &vars()).unwrap().words;
+    let lexer = Lexer::new('\\');
+    let words = lexer.expand_words("a  \"b c\" d\\ e $x ''", &vars(), &Budget::default()).unwrap();
     assert_eq!(words, ["a", "b c", "d e", "a", "b", ""]);
 }
 
@@ -101,15 +116,15 @@ proptest! {
     #[test]
     fn expansion_never_panics(text in "\\PC{0,60}") {
         for lexer in [Lexer::new('\\'), Lexer::new('`'), Lexer::raw('\\'), Lexer::shown_command('\\'), Lexer::document('\\')] {
-            drop(lexer.expand(&text, &vars()));
-            drop(lexer.expand(&text, &Unset));
+            drop(lexer.expand(&text, &vars(), &Budget::default()));
+            drop(lexer.expand(&text, &Unset, &Budget::default()));
         }
     }
 
     #[test]
     fn expansion_of_likely_text_never_panics(text in "[$x{}:?+\\-#%/*'\"\\\\ ae.]{0,40}") {
-        drop(Lexer::new('\\').expand(&text, &vars()));
-        drop(Lexer::shown_command('\\').expand(&text, &vars()));
+        drop(Lexer::new('\\').expand(&text, &vars(), &Budget::default()));
+        drop(Lexer::shown_command('\\').expand(&text, &vars(), &Budget::default()));
     }
 
     #[test]
