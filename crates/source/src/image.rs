@@ -216,6 +216,7 @@ impl ImageSource {
             Place::Registry(repository) => Arc::new(RegistryProvider::new(repository.clone())),
             Place::Local => Arc::new(self.store.content().clone()),
         };
+        self.store.offer(layers.iter().map(|layer| &layer.desc.digest), &provider);
         let image = ImagePin {
             reference,
             digest: root.digest,

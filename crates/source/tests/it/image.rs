@@ -239,3 +239,25 @@ async fn root_images_without_layers_and_with_a_limit() {
     let gone = place.ask(&format!("docker-image://{}/app:gone", real.host), &[]);
     assert!(source.resolve(&gone).await.unwrap_err().is_not_found());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn root_a_layer_comes_from_where_it_was_resolved_last() {
+    let (gone, there) = (RealRegistry::start(), RealRegistry::start());
+    let host = Platform::host().to_string();
+    let mut pushed = Vec::new();
+    for real in [&gone, &there] {
+        pushed.push(push_image(&real.repository("app"), &host, &[tar("f", "x")]).await.digest);
+    }
+    let place = Place::new();
+    let source = place.image();
+    let request = place.ask(&format!("docker-image://{}/app@{}", gone.host, pushed[0]), &[]);
+    let pin = source.resolve(&request).await.unwrap();
+    let tree = source.fetch(&request, &pin).await.unwrap();
+    drop(gone);
+    // A build that finds the ref in the cache resolves its own image and no more.
+    source
+        .resolve(&place.ask(&format!("docker-image://{}/app@{}", there.host, pushed[1]), &[]))
+        .await
+        .unwrap();
+    assert_eq!(file(&tree, "f").await.0, b"x");
+}

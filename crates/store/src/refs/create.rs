@@ -87,6 +87,15 @@ impl Store {
         Ok(Ref::new(self, node))
     }
 
+    /// Where these blobs may be had from now on: refs found in the cache keep working when the place that they came
+    /// from first is gone.
+    pub fn offer<'a>(&self, blobs: impl IntoIterator<Item = &'a Digest>, provider: &Arc<dyn Provider>) {
+        let mut providers = self.inner.providers.lock();
+        for digest in blobs {
+            providers.put(*digest, provider.clone());
+        }
+    }
+
     fn by_chain(&self, chain: &Digest) -> Result<Option<Arc<Node>>> {
         let Some(id) = self.inner.db.get(Table::Chains, chain.as_bytes())? else { return Ok(None) };
         let Some(id) = RefId::from_bytes(&id) else { return Ok(None) };
