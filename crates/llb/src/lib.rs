@@ -25,6 +25,7 @@ pub mod caps;
 mod definition;
 mod encode;
 mod error;
+pub mod git;
 mod graph;
 mod json;
 mod metadata;

@@ -9,7 +9,7 @@ mod constraints;
 mod exec;
 mod file;
 mod marshal;
-mod paths;
+pub(crate) mod paths;
 mod source;
 mod state;
 mod vertex;

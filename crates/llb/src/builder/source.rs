@@ -4,9 +4,9 @@ use rbuild_digest::Digest;
 use rbuild_oci::ImageRef;
 
 use super::constraints::Constraints;
-use super::paths;
 use super::state::State;
 use crate::error::BuildProblem;
+use crate::git::GitUrl;
 use crate::{LlbError, SourceOp, caps};
 
 /// Where an image is looked for.
@@ -140,6 +140,23 @@ pub struct GitOptions {
     pub fetch_by_commit: bool,
     /// Metadata, place.
     pub constraints: Constraints,
+}
+
+impl GitOptions {
+    /// What the address itself asks for.
+    pub fn of(url: &GitUrl) -> Self {
+        let asked = url.options.clone();
+        Self {
+            git_ref: url.git_ref.clone(),
+            subdir: url.subdir.clone(),
+            keep_git_dir: asked.keep_git_dir.unwrap_or(false),
+            checksum: asked.checksum.unwrap_or_default(),
+            skip_submodules: asked.submodules == Some(false),
+            mtime: if asked.commit_mtime { "commit".to_owned() } else { String::new() },
+            fetch_by_commit: asked.fetch_by_commit,
+            ..Self::default()
+        }
+    }
 }
 
 type Attrs = BTreeMap<String, String>;
@@ -280,28 +297,27 @@ impl State {
         Self::source(SourceOp::new(url, attrs), constraints)
     }
 
-    /// A git repository by url (`https://…`, `ssh://…`, `git@host:path`), without fragment and query.
-    pub fn git(url: &str, options: GitOptions) -> Self {
-        let remote = GitRemote::parse(url);
-        let mut identifier = format!("git://{}", remote.place);
+    /// A git repository. What its address asks for is in the options: see [`GitOptions::of`].
+    pub fn git(url: &GitUrl, options: GitOptions) -> Self {
+        let mut identifier = format!("git://{}", url.place());
         if !options.git_ref.is_empty() || !options.subdir.is_empty() {
             identifier = format!("{identifier}#{}", options.git_ref);
         }
         if !options.subdir.is_empty() {
             identifier = format!("{identifier}:{}", options.subdir);
         }
-        let (attrs, constraints) = git_attrs(&remote, options);
+        let (attrs, constraints) = git_attrs(url, options);
         Self::source(SourceOp::new(identifier, attrs), constraints)
     }
 }
 
-fn git_attrs(remote: &GitRemote, options: GitOptions) -> (Attrs, Constraints) {
+fn git_attrs(url: &GitUrl, options: GitOptions) -> (Attrs, Constraints) {
     let mut constraints = options.constraints;
     let mut attrs = Attrs::new();
     let flag = |on: bool| if on { "true" } else { "" }.to_owned();
     let texts = [
         ("git.keepgitdir", flag(options.keep_git_dir), caps::SOURCE_GIT_KEEP_DIR),
-        ("git.fullurl", remote.url.clone(), caps::SOURCE_GIT_FULL_URL),
+        ("git.fullurl", url.remote().to_owned(), caps::SOURCE_GIT_FULL_URL),
         ("git.checksum", options.checksum, caps::SOURCE_GIT_CHECKSUM),
         ("git.skipsubmodules", flag(options.skip_submodules), caps::SOURCE_GIT_SKIP_SUBMODULES),
         ("git.mtime", options.mtime, caps::SOURCE_GIT_MTIME),
@@ -322,7 +338,7 @@ fn git_attrs(remote: &GitRemote, options: GitOptions) -> (Attrs, Constraints) {
         }
         set(&mut attrs, name, given.unwrap_or_else(|| usual.to_owned()));
     }
-    if remote.ssh {
+    if url.is_ssh() {
         set(&mut attrs, "git.knownsshhosts", options.known_ssh_hosts);
         constraints.add_cap(caps::SOURCE_GIT_KNOWN_SSH_HOSTS);
         let agent = options.mount_ssh_sock;
@@ -332,51 +348,4 @@ fn git_attrs(remote: &GitRemote, options: GitOptions) -> (Attrs, Constraints) {
     }
     constraints.add_cap(caps::SOURCE_GIT);
     (attrs, constraints)
-}
-
-/// A remote: its url, the place that all protocols share, and whether it speaks ssh.
-struct GitRemote {
-    url: String,
-    place: String,
-    ssh: bool,
-}
-
-impl GitRemote {
-    fn parse(url: &str) -> Self {
-        let bare = url.split(['#', '?']).next().unwrap_or(url);
-        let place = |host: &str, path: &str| format!("{host}{}", paths::join(&["/", path]));
-        if let Some((scheme, rest)) = bare.split_once("://") {
-            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-            let ssh = scheme.eq_ignore_ascii_case("ssh");
-            return Self { url: bare.to_owned(), place: place(host, path), ssh };
-        }
-        let scp = bare.split_once(':').filter(|(authority, _)| !authority.contains('/'));
-        if let Some((authority, path)) = scp {
-            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-            return Self { url: bare.to_owned(), place: place(host, path), ssh: true };
-        }
-        let (host, path) = bare.split_at(bare.find('/').unwrap_or(bare.len()));
-        Self { url: format!("https://{bare}"), place: place(host, path), ssh: false }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn protocols_share_a_place() {
-        for (url, full, ssh) in [
-            ("https://github.com/a/b.git", "https://github.com/a/b.git", false),
-            ("https://user:pw@github.com/a/b.git#main", "https://user:pw@github.com/a/b.git", false),
-            ("github.com/a/b.git", "https://github.com/a/b.git", false),
-            ("git@github.com:a/b.git", "git@github.com:a/b.git", true),
-            ("ssh://git@github.com/a/b.git", "ssh://git@github.com/a/b.git", true),
-        ] {
-            let remote = GitRemote::parse(url);
-            assert_eq!(remote.place, "github.com/a/b.git", "{url}");
-            assert_eq!((remote.url.as_str(), remote.ssh), (full, ssh), "{url}");
-        }
-    }
 }

@@ -170,7 +170,7 @@ fn sources() -> [State; 4] {
             },
         ),
         State::git(
-            "https://github.com/moby/buildkit.git",
+            &git::GitUrl::parse("https://github.com/moby/buildkit.git").unwrap().unwrap(),
             GitOptions {
                 git_ref: "v0.9".into(),
                 subdir: "sub/dir".into(),
