@@ -4,6 +4,7 @@ use rbuild_frontend::{Bridge, BuildError, ErrorCode, ResultRefs, SharedRef, Solv
 use rbuild_llb::{Constraints, Definition, LocalDiffer, LocalOptions, MarshalOptions, SourceInfo, State};
 use rbuild_patterns::{PatternSet, parse_dockerignore};
 
+use super::remote::{self, Remote};
 use super::request::BuildRequest;
 use crate::context::{BuildContext, LocalContext};
 use crate::source::Source;
@@ -18,6 +19,7 @@ const IGNORE_FILE: &str = ".dockerignore";
 pub(super) struct Loader {
     bridge: Arc<dyn Bridge>,
     file: FileRequest,
+    remote: Option<Remote>,
 }
 
 #[derive(Debug)]
@@ -26,7 +28,8 @@ struct FileRequest {
     given: bool,
     key: String,
     session: String,
-    input: Option<Definition>,
+    /// Where it is if it is not in a directory of the client.
+    elsewhere: Option<Definition>,
 }
 
 /// A directory of the client of which single files are wanted.
@@ -39,15 +42,25 @@ struct Wanted<'a> {
 }
 
 impl Loader {
-    pub(super) fn new(bridge: Arc<dyn Bridge>, build: &BuildRequest) -> Self {
+    /// Fetches the context if it is a remote one.
+    pub(super) async fn new(bridge: Arc<dyn Bridge>, build: &BuildRequest) -> Result<Self, BuildError> {
+        let remote = remote::find(&*bridge, &build.remote, &build.subdir).await?;
+        let sole = remote.as_ref().and_then(|remote| remote.sole_file);
+        let elsewhere = match (build.inputs.get("dockerfile"), &remote) {
+            (Some(input), _) => Some(input.clone()),
+            (None, Some(remote)) if sole.is_some() || !build.dockerfile_key_given => {
+                Some(remote::definition(&remote.dockerfile)?)
+            }
+            (None, _) => None,
+        };
         let file = FileRequest {
-            filename: build.filename.clone(),
-            given: build.filename_given,
+            filename: sole.map_or_else(|| build.filename.clone(), str::to_owned),
+            given: build.filename_given || sole.is_some(),
             key: build.dockerfile_key.clone(),
             session: build.session_of(&build.dockerfile_key),
-            input: build.inputs.get("dockerfile").cloned(),
+            elsewhere,
         };
-        Self { bridge, file }
+        Ok(Self { bridge, file, remote })
     }
 
     /// The Dockerfile, and the patterns of the ignore file that belongs to it.
@@ -58,7 +71,7 @@ impl Loader {
         if !file.given {
             files.push(file.filename.to_lowercase());
         }
-        let definition = match &file.input {
+        let definition = match &file.elsewhere {
             Some(definition) => definition.clone(),
             None => wanted(&Wanted {
                 local: &file.key,
@@ -94,18 +107,22 @@ impl Loader {
             return Ok((name.clone(), text));
         }
         let looked = if self.file.given { String::new() } else { format!(" or `{}`", name.to_lowercase()) };
+        let place = match (&self.file.elsewhere, &self.remote) {
+            (None, _) => format!("the directory that the client shares as `{}`", self.file.key),
+            (Some(_), Some(_)) => "the remote build context".to_owned(),
+            (Some(_), None) => "the request's input `dockerfile`".to_owned(),
+        };
         Err(BuildError::new(
             ErrorCode::NotFound,
             format!(
                 "failed to read dockerfile: open {name}: no such file or directory\n\
-                 looked for `{name}`{looked} in the directory that the client shares as `{}`",
-                self.file.key
+                 looked for `{name}`{looked} in {place}"
             ),
         ))
     }
 
-    /// The build context: an input of the request, or a directory of the client without what the ignore file
-    /// names.
+    /// The build context: an input of the request, what was fetched, or a directory of the client without what the
+    /// ignore file names. As upstream, ignore files do not apply to what was fetched.
     pub(super) async fn context(
         &self,
         build: &BuildRequest,
@@ -113,6 +130,9 @@ impl Loader {
     ) -> Result<BuildContext, BuildError> {
         if let Some(definition) = build.inputs.get(CONTEXT) {
             return Ok(BuildContext::State(state_of(definition)?));
+        }
+        if let Some(remote) = &self.remote {
+            return Ok(BuildContext::State(remote.context.clone()));
         }
         let session = build.session_of(CONTEXT);
         let excludes = match ignore {

@@ -3,6 +3,7 @@
 mod images;
 mod load;
 mod named;
+mod remote;
 mod request;
 mod result;
 mod syntax;
@@ -43,7 +44,7 @@ impl Frontend for DockerfileFrontend {
         }
         let platforms = bridge.platforms();
         let build = BuildRequest::parse(request, &platforms)?;
-        let loader = Loader::new(bridge.clone(), &build);
+        let loader = Loader::new(bridge.clone(), &build).await?;
         let (source, ignore) = loader.dockerfile().await?;
         if let Some(forward) = syntax::forward(&build, &source) {
             let result = bridge.solve(forward.request).await;

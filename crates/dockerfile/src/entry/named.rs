@@ -5,6 +5,7 @@ use rbuild_oci::ImageRef;
 use super::Shared;
 use super::images::parse_config;
 use super::load::state_of;
+use super::remote;
 use super::request::NamedContext;
 use crate::CompileOptions;
 use crate::context::LocalContext;
@@ -32,9 +33,11 @@ impl Shared {
             "oci-layout" => self.layout_context(context, rest.trim_start_matches("//"), need).await,
             "local" => self.local_context(context, rest).await,
             "input" => self.input_context(context, rest),
+            "http" | "https" if !remote::is_git(&context.value) => Ok(Self::http_context(context)),
             "git" | "http" | "https" => Err(BuildError::unimplemented(format!(
-                "a named context from a git repository or a URL is not supported by rbuild yet: {}={}",
-                context.name, context.value
+                "a named context from a git repository is not supported by rbuild yet: {}={}",
+                context.name,
+                remote::redacted(&context.value)
             ))),
             _ => Err(BuildError::invalid(format!("unsupported context source {kind} for {}", context.name))),
         }
@@ -71,6 +74,13 @@ impl Shared {
         Ok(BaseImage { config: Some(config), files: BaseFiles::State(Box::new(state)) })
     }
 
+    /// The file behind a URL, as it is: upstream unpacks no named archives, and names all such files `context`.
+    fn http_context(context: &NamedContext) -> BaseImage {
+        let url = &context.value;
+        let step = format!("[context {}] {}", context.name, remote::redacted(url));
+        BaseImage { config: None, files: BaseFiles::State(Box::new(remote::fetched(url, step))) }
+    }
+
     async fn layout_context(
         &self,
         context: &NamedContext,
@@ -82,10 +92,7 @@ impl Shared {
             Some((store.to_owned(), rbuild_digest::Digest::parse(digest).ok()?))
         });
         let Some((store, digest)) = parsed else {
-            let shown = format!("oci-layout://{layout}");
-            return Err(BuildError::invalid(format!(
-                "invalid OCI layout context `{shown}`: expected a digest"
-            )));
+            return Err(BuildError::invalid(format!("oci-layout reference \"{layout}\" has no digest")));
         };
         let named = ImageRef::parse(&context.name).map_err(|error| BuildError::invalid(error.to_string()))?;
         let reference = named.name_only().with_digest(digest).to_string();

@@ -24,6 +24,12 @@ pub(super) struct BuildRequest {
     pub(super) filename_given: bool,
     /// Under which name the client shares the directory of the file.
     pub(super) dockerfile_key: String,
+    /// It was given: even with a remote context the file is the client's.
+    pub(super) dockerfile_key_given: bool,
+    /// The context if it is not a directory of the client; may hold credentials.
+    pub(super) remote: String,
+    /// The directory of a remote context that is the context.
+    pub(super) subdir: String,
     pub(super) session: String,
     pub(super) inputs: BTreeMap<String, Definition>,
     pub(super) contexts: Vec<NamedContext>,
@@ -54,7 +60,7 @@ impl BuildRequest {
     pub(super) fn parse(request: FrontendRequest, daemon: &[Platform]) -> Result<Self, BuildError> {
         let FrontendRequest { options, inputs, session_id } = request;
         check_caps(&options)?;
-        check_context(&options, &inputs)?;
+        check_devices(&options)?;
         let base = compile_options(&options, daemon)?;
         let targets = match get(&options, "platform") {
             "" => vec![base.target_platform.clone()],
@@ -78,6 +84,9 @@ impl BuildRequest {
             filename: if filename.is_empty() { "Dockerfile".to_owned() } else { filename.to_owned() },
             filename_given: !filename.is_empty() && filename != "Dockerfile",
             dockerfile_key: non_empty(&options, "dockerfilekey", "dockerfile"),
+            dockerfile_key_given: !get(&options, "dockerfilekey").is_empty(),
+            remote: remote_context(&options, &inputs),
+            subdir: get(&options, "contextsubdir").to_owned(),
             session: session_id,
             contexts: named_contexts(&options)?,
             local_sessions: prefixed(&options, "local-sessionid:"),
@@ -122,17 +131,20 @@ fn check_caps(options: &Options) -> Result<(), BuildError> {
     Ok(())
 }
 
-fn check_context(options: &Options, inputs: &BTreeMap<String, Definition>) -> Result<(), BuildError> {
-    let context = get(options, "context");
-    if !context.is_empty() && !inputs.contains_key("context") {
-        return Err(BuildError::unimplemented(format!(
-            "a build context from a git repository or a URL is not supported by rbuild yet: `{context}`"
-        )));
-    }
+fn check_devices(options: &Options) -> Result<(), BuildError> {
     if !get(options, "device").is_empty() {
         return Err(BuildError::unimplemented("the option `device` is not supported by rbuild yet"));
     }
     Ok(())
+}
+
+/// The remote context. `contextkey` names another option that holds it.
+fn remote_context(options: &Options, inputs: &BTreeMap<String, Definition>) -> String {
+    let name = non_empty(options, "contextkey", "context");
+    match inputs.contains_key(&name) {
+        true => String::new(),
+        false => get(options, &name).to_owned(),
+    }
 }
 
 fn target_platform(text: &str) -> Result<Platform, BuildError> {
@@ -335,7 +347,6 @@ mod tests {
             ("platform", "foo"),
             ("image-resolve-mode", "x"),
             ("force-network-mode", "x"),
-            ("context", "https://example.com/x.git"),
             ("frontend.caps", "foo"),
             ("build-arg:SOURCE_DATE_EPOCH", "x"),
         ];
