@@ -9,6 +9,7 @@ mod daemonless;
 mod debug;
 mod disk;
 mod errors;
+mod history;
 mod run;
 mod signals;
 mod solve;
@@ -70,6 +71,7 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
                 Command::Rmi { names } => disk::remove_images(channel, &names).await,
                 Command::Du(args) => disk::du(channel, &args).await,
                 Command::Prune(args) => disk::prune(channel, &args).await,
+                Command::History(command) => history::history(channel, command).await,
                 Command::Build(_) | Command::Solve(_) | Command::Debug(_) | Command::DialStdio => Ok(()),
             };
             connected.close().await;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use rbuild_api::containerd::services::content::v1::content_server::ContentServer;
 use rbuild_api::grpc::health::v1::health_server::HealthServer;
 use rbuild_api::moby::buildkit::v1::control_server::ControlServer;
 use rbuild_api::moby::buildkit::v1::frontend::llb_bridge_server::LlbBridgeServer;
@@ -153,9 +154,11 @@ fn router(tls: Option<&Tls>, control: ControlService, bridge: Arc<BridgeService>
     let bridge = LlbBridgeServer::from_arc(bridge)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
+    let content = ContentServer::new(control.clone()).max_encoding_message_size(MAX_MESSAGE);
     Ok(server
         .add_service(ImagesServer::new(control.clone()))
         .add_service(control_server)
+        .add_service(content)
         .add_service(bridge)
         .add_service(HealthServer::new(Health))
         .add_service(TraceServiceServer::new(Traces)))

@@ -22,6 +22,8 @@ mod debug_compile;
 mod e2_remote;
 mod e7_drain;
 mod f1_progress;
+mod f2_logs;
+mod f3_history;
 mod layers;
 mod wire;
 mod wire_fuzz;

@@ -1,6 +1,7 @@
 //! The command line: `build` as in `docker buildx build`, low-level commands as in `buildctl`.
 
 mod build;
+mod history;
 mod solve;
 
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 pub(crate) use build::BuildArgs;
+pub(crate) use history::{BuildName, HistoryCommand};
 pub(crate) use solve::SolveArgs;
 
 /// rbuildctl: builds images on rbuildd or any BuildKit-compatible daemon.
@@ -66,6 +68,9 @@ pub(crate) enum Command {
     Du(DuArgs),
     /// Remove what the cache holds and nothing uses
     Prune(PruneArgs),
+    /// Look at the builds that ran
+    #[command(subcommand)]
+    History(HistoryCommand),
     /// Connect standard input and output to the local daemon (used over ssh)
     #[command(hide = true)]
     DialStdio,

@@ -8,7 +8,7 @@ use rbuild_exec::{DnsConfig, NativeOptions, NativeRuntime, OciOptions, OciRuntim
 use rbuild_exporter::Exporters;
 use rbuild_frontend::{BuildError, ErrorCode, Frontend};
 use rbuild_oci::Platform;
-use rbuild_progress::Progress;
+use rbuild_progress::StatusStream;
 use rbuild_registry::{Registry, RegistryConfig};
 use rbuild_session::SessionManager;
 use rbuild_solver::{Solver, SolverOptions};
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::builds::Builds;
+use crate::history::{EncodeError, History, HistoryLimits, HistoryRefusal};
 use crate::request::{BuildOutcome, BuildRequest};
 use crate::run;
 
@@ -45,6 +46,10 @@ pub struct BuilderOptions {
     pub dns: DnsConfig,
     /// When and what to collect; `None`: never by itself.
     pub gc: Option<Vec<GcPolicy>>,
+    /// How many ended builds are kept.
+    pub history: HistoryLimits,
+    /// How errors are kept.
+    pub encode_error: EncodeError,
 }
 
 /// The builder cannot be opened.
@@ -53,6 +58,9 @@ pub enum OpenError {
     /// The state directory.
     #[error(transparent)]
     Store(#[from] rbuild_store::StoreError),
+    /// The build history.
+    #[error("the build history: {0}")]
+    History(#[source] std::io::Error),
     /// The registry settings.
     #[error(transparent)]
     Registry(#[from] rbuild_registry::RegistryError),
@@ -78,6 +86,7 @@ pub struct Builder {
     pub(crate) entitlements: Entitlements,
     store: Store,
     builds: Arc<Builds>,
+    history: History,
     tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     gc: Option<Vec<GcPolicy>>,
@@ -137,6 +146,8 @@ impl Builder {
             frontends: Arc::new(BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile)])),
             entitlements,
             builds: Arc::default(),
+            history: History::open(store.clone(), options.history, options.encode_error)
+                .map_err(OpenError::History)?,
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             gc: options.gc,
@@ -152,24 +163,15 @@ impl Builder {
         request: BuildRequest,
         cancel: CancellationToken,
     ) -> Result<BuildOutcome, BuildError> {
-        let spool = self.store.run_dir().join(format!("progress-{}", rbuild_digest::random_id()));
-        let progress = Progress::create(&spool).map_err(|error| {
-            let code = match error.kind() {
-                std::io::ErrorKind::StorageFull => ErrorCode::ResourceExhausted,
-                _ => ErrorCode::Internal,
-            };
-            BuildError::new(code, format!("event log {}: {error}", spool.display()))
-        })?;
-        // Readers hold the file; nobody needs its name.
-        if let Err(error) = std::fs::remove_file(&spool) {
-            tracing::debug!(%error, "unlinking an event log");
-        }
-        let running = self.builds.register(&request.id, progress.clone())?;
+        let open = || self.history.begin(&request).map_err(|error| log_error(&request.id, error));
+        let (running, recording) = self.builds.register(&request.id, open)?;
+        let progress = recording.progress().clone();
         let builder = self.clone();
         let id = request.id.clone();
         let task = self.tasks.spawn(async move {
             let begun = std::time::Instant::now();
             let outcome = run::build(&builder, request, progress, cancel).await;
+            recording.finish(&outcome).await;
             drop(running);
             let seconds = begun.elapsed().as_secs_f32();
             match &outcome {
@@ -183,9 +185,23 @@ impl Builder {
         })
     }
 
-    /// The events of a build; waits a few seconds for one that is about to register.
-    pub async fn progress(&self, id: &str) -> Option<Progress> {
-        self.builds.progress(id).await
+    /// The events of a build from its start, whether it runs or ended; waits a few seconds for one that is about to
+    /// register. `None`: there is no such build.
+    pub async fn status(&self, id: &str) -> Option<StatusStream> {
+        if let Some(progress) = self.builds.get(id) {
+            return Some(progress.subscribe());
+        }
+        match self.history.log(id) {
+            Some(Ok(log)) => return Some(log),
+            Some(Err(error)) => tracing::warn!(build = id, %error, "the log of a build is unreadable"),
+            None => {}
+        }
+        self.builds.wait(id).await.map(|progress| progress.subscribe())
+    }
+
+    /// The builds that ran.
+    pub fn history(&self) -> &History {
+        &self.history
     }
 
     /// Clients' sessions.
@@ -217,14 +233,14 @@ impl Builder {
     /// was opened with policies.
     pub fn start_gc(self: &Arc<Self>) -> GcTask {
         let policies = self.gc.clone();
-        let (store, builds) = (self.store.clone(), self.builds.clone());
+        let (store, history) = (self.store.clone(), self.history.clone());
         let work = async move {
             let mut ticks = tokio::time::interval(GC_EVERY);
             // The first tick is immediate: right after the start there is nothing new to collect.
             ticks.tick().await;
             loop {
                 ticks.tick().await;
-                builds.forget_ended();
+                history.collect().await;
                 let Some(policies) = &policies else { continue };
                 match store.gc(policies).await {
                     Ok(pruned) => tracing::debug!(?pruned, "garbage collected"),
@@ -263,6 +279,17 @@ impl Builder {
             tracing::warn!(error = %error, "closing the store");
         }
     }
+}
+
+fn log_error(id: &str, error: HistoryRefusal) -> BuildError {
+    let code = match &error {
+        HistoryRefusal::Taken(_) => ErrorCode::AlreadyExists,
+        HistoryRefusal::Log(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            ErrorCode::ResourceExhausted
+        }
+        _ => ErrorCode::Internal,
+    };
+    BuildError::new(code, error.to_string()).context(format!("build {id}"))
 }
 
 /// A bare name is looked for in `PATH`, as upstream's setting has it.

@@ -1,6 +1,6 @@
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rbuild_frontend::{BuildError, ErrorCode};
@@ -10,12 +10,8 @@ use tokio::sync::Notify;
 /// How long `Status` waits for a build that has not registered: clients open both at once. Source: protocol
 /// notes, "Control" ("wait for it (6 s, then no such job)").
 const STATUS_WAIT: Duration = Duration::from_secs(6);
-/// Builds whose events are still there for a `Status` that comes after the end of a quick build.
-const KEPT_ENDED: usize = 32;
-/// How long, at most: events cost a file and memory, and clients ask at once or never.
-const KEPT_FOR: Duration = Duration::from_secs(60);
 
-/// The builds that run, and the last few that ended.
+/// The builds that run.
 #[derive(Debug, Default)]
 pub(crate) struct Builds {
     state: Mutex<State>,
@@ -25,11 +21,10 @@ pub(crate) struct Builds {
 #[derive(Debug, Default)]
 struct State {
     builds: HashMap<String, Progress>,
-    ended: VecDeque<(String, Instant)>,
     draining: bool,
 }
 
-/// Marks a build as ended when dropped, however it ended.
+/// Takes a build from the list when dropped, however it ended.
 #[derive(Debug)]
 pub(crate) struct Running {
     builds: Arc<Builds>,
@@ -38,25 +33,37 @@ pub(crate) struct Running {
 }
 
 impl Builds {
-    /// Enters a build. Errors: the id is taken, or the daemon is draining.
-    pub(crate) fn register(self: &Arc<Self>, id: &str, progress: Progress) -> Result<Running, BuildError> {
+    /// Enters a build; `open` makes its event log once the id is known to be free.
+    ///
+    /// Errors: the id is taken, the daemon is draining, or that of `open`.
+    pub(crate) fn register<T>(
+        self: &Arc<Self>,
+        id: &str,
+        open: impl FnOnce() -> Result<(T, Progress), BuildError>,
+    ) -> Result<(Running, T), BuildError> {
         let mut state = self.state.lock();
         if state.draining {
             let text = "rbuildd is shutting down and takes no new builds: try again in a moment or elsewhere";
             return Err(BuildError::new(ErrorCode::Unavailable, text));
         }
         if state.builds.contains_key(id) {
-            let text = format!("a build with the id `{id}` exists already");
+            let text = format!("a build with the id `{id}` is running already");
             return Err(BuildError::new(ErrorCode::AlreadyExists, text));
         }
+        let (opened, progress) = open()?;
         state.builds.insert(id.to_owned(), progress.clone());
         drop(state);
         self.changed.notify_waiters();
-        Ok(Running { builds: self.clone(), id: id.to_owned(), progress })
+        Ok((Running { builds: self.clone(), id: id.to_owned(), progress }, opened))
+    }
+
+    /// The events of a build, if it runs.
+    pub(crate) fn get(&self, id: &str) -> Option<Progress> {
+        self.state.lock().builds.get(id).cloned()
     }
 
     /// The events of a build; waits a while for one that is about to register.
-    pub(crate) async fn progress(&self, id: &str) -> Option<Progress> {
+    pub(crate) async fn wait(&self, id: &str) -> Option<Progress> {
         tokio::time::timeout(STATUS_WAIT, self.wait_for(id)).await.ok()
     }
 
@@ -66,16 +73,11 @@ impl Builds {
             tokio::pin!(changed);
             // Registered before the look, so that no change falls between the two.
             changed.as_mut().enable();
-            if let Some(progress) = self.state.lock().builds.get(id) {
-                return progress.clone();
+            if let Some(progress) = self.get(id) {
+                return progress;
             }
             changed.await;
         }
-    }
-
-    /// Drops the events of builds that ended a while ago.
-    pub(crate) fn forget_ended(&self) {
-        self.state.lock().forget_ended();
     }
 
     /// Refuses builds from now on.
@@ -84,23 +86,10 @@ impl Builds {
     }
 }
 
-impl State {
-    fn forget_ended(&mut self) {
-        while let Some((id, since)) = self.ended.front()
-            && (self.ended.len() > KEPT_ENDED || since.elapsed() > KEPT_FOR)
-        {
-            self.builds.remove(id);
-            self.ended.pop_front();
-        }
-    }
-}
-
 impl Drop for Running {
     fn drop(&mut self) {
         self.progress.close();
-        let mut state = self.builds.state.lock();
-        state.ended.push_back((self.id.clone(), Instant::now()));
-        state.forget_ended();
+        self.builds.state.lock().builds.remove(&self.id);
     }
 }
 
@@ -109,21 +98,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_events_of_the_last_builds_stay_and_older_ones_go() {
+    async fn a_build_is_found_while_it_runs() {
         let builds = Arc::new(Builds::default());
-        for index in 0..=KEPT_ENDED {
-            drop(builds.register(&format!("b{index}"), Progress::memory()).unwrap());
-        }
-        assert!(builds.state.lock().builds.contains_key("b1"));
-        assert!(!builds.state.lock().builds.contains_key("b0"), "one more than are kept");
-        let running = builds.register("running", Progress::memory()).unwrap();
-        let long_ago = Instant::now().checked_sub(KEPT_FOR + Duration::from_secs(1)).unwrap();
-        for (_, since) in &mut builds.state.lock().ended {
-            *since = long_ago;
-        }
-        builds.forget_ended();
-        assert_eq!(builds.state.lock().builds.len(), 1, "what runs stays");
-        assert!(builds.progress("running").await.is_some());
+        let open = || Ok(((), Progress::memory()));
+        let (waited, running) =
+            tokio::join!(builds.wait("a"), async { builds.register("a", open).unwrap().0 });
+        assert!(waited.is_some());
+        assert!(builds.register("a", open).is_err(), "the id is taken");
         drop(running);
+        assert!(builds.get("a").is_none());
+        builds.drain();
+        assert!(builds.register("b", open).is_err());
     }
 }

@@ -12,9 +12,14 @@ mod builds;
 mod error;
 mod events;
 mod files;
+mod history;
 mod refs;
 mod request;
 mod run;
 
 pub use builder::{Builder, BuilderOptions, GcTask, OpenError};
+pub use history::{
+    EncodeError, History, HistoryBlob, HistoryError, HistoryEvent, HistoryEventKind, HistoryLimits,
+    HistoryRecord, HistoryRefusal,
+};
 pub use request::{BuildOutcome, BuildRequest, ExporterSpec, What};

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use rbuild_frontend::{BuildError, Frontend};
 use rbuild_llb::Definition;
+use serde::{Deserialize, Serialize};
 
 /// One build, as a client asks for it.
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub enum What {
 }
 
 /// Where a result goes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExporterSpec {
     /// `local`, `tar`, `oci`, `docker`, `image`.
     pub kind: String,

@@ -80,6 +80,7 @@ const LLB: &[&str] = &[
     "exporter.sourcedateepoch",
     "exporter.multiple",
     "gc.freespacefilter",
+    "history.filter",
 ];
 
 fn enabled(ids: &[&str]) -> Vec<ApiCap> {

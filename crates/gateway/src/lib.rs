@@ -15,4 +15,4 @@ mod status;
 
 pub use forward::{ClientFrontend, ForwardedBuild, ForwardedBuilds};
 pub use server::{BridgeService, WorkerInfo};
-pub use status::{from_rpc_status, from_status, to_rpc_status, to_status};
+pub use status::{encode_error, from_rpc_status, from_status, to_rpc_status, to_status};

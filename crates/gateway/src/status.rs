@@ -78,6 +78,11 @@ pub fn to_status(error: &BuildError) -> Status {
     Status::with_details(code_of(error.code), error.message.clone(), rpc.encode_to_vec().into())
 }
 
+/// The bytes of [`to_rpc_status`], as they are kept.
+pub fn encode_error(error: &BuildError) -> Vec<u8> {
+    to_rpc_status(error).encode_to_vec()
+}
+
 /// The `google.rpc.Status` that carries `error`, as history records and `Return` use it.
 pub fn to_rpc_status(error: &BuildError) -> RpcStatus {
     let mut details = Vec::new();

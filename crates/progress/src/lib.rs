@@ -18,8 +18,10 @@ pub mod render;
 mod reporter;
 mod spool;
 mod subscribe;
+mod tally;
 mod time;
 
 pub use progress::{Progress, ProgressOptions};
 pub use reporter::{Reporter, StatusHandle, VertexInfo, Warning};
 pub use subscribe::{StatusStream, replay};
+pub use tally::Tally;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prost::Message;
 use rbuild_api::moby::buildkit::v1::{StatusResponse, VertexLog, VertexWarning};
 use rbuild_digest::Digest;
@@ -11,6 +12,7 @@ use rbuild_digest::Digest;
 use crate::reporter::{Reporter, VertexInfo, Warning};
 use crate::spool::Spool;
 use crate::subscribe::StatusStream;
+use crate::tally::{Counts, Tally};
 use crate::time;
 
 /// Log bytes of one event. Small enough that a stream of responses stays smooth.
@@ -43,6 +45,7 @@ struct Inner {
     spool: Arc<Spool>,
     options: ProgressOptions,
     logged: AtomicU64,
+    counts: Mutex<Counts>,
 }
 
 impl Progress {
@@ -63,7 +66,7 @@ impl Progress {
     }
 
     fn new(spool: Arc<Spool>, options: ProgressOptions) -> Self {
-        let inner = Inner { spool, options, logged: AtomicU64::new(0) };
+        let inner = Inner { spool, options, logged: AtomicU64::new(0), counts: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -95,8 +98,16 @@ impl Progress {
         extent.wait_for(|extent| extent.closed).await.ok();
     }
 
+    /// What the events so far add up to.
+    pub fn tally(&self) -> Tally {
+        self.inner.counts.lock().tally()
+    }
+
     /// Adds events as they are, for instance those of a frontend or another daemon.
     pub fn push(&self, status: &StatusResponse) {
+        if !status.vertexes.is_empty() || !status.warnings.is_empty() {
+            self.inner.counts.lock().add(status);
+        }
         self.inner.spool.append(&status.encode_to_vec());
     }
 

@@ -259,6 +259,7 @@ impl Cli {
             registries,
             dns: file.dns,
             trace_socket: self.otel_socket_path,
+            history: file.history,
             drain: self
                 .drain_timeout
                 .map(std::time::Duration::from_secs)

@@ -25,7 +25,7 @@ pub(super) struct ConfigFile {
     pub(super) grpc: GrpcFile,
     pub(super) worker: WorkersFile,
     pub(super) registry: BTreeMap<String, RegistryFile>,
-    pub(super) history: Option<toml::Value>,
+    pub(super) history: HistoryFile,
     pub(super) frontend: BTreeMap<String, FrontendFile>,
     pub(super) system: Option<toml::Value>,
     pub(super) otel: Option<toml::Value>,
@@ -136,6 +136,16 @@ pub(crate) struct GcPolicyFile {
     pub(crate) filters: Vec<String>,
 }
 
+/// How many ended builds are kept.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct HistoryFile {
+    #[serde(rename = "maxAge")]
+    pub(crate) max_age: Option<Span>,
+    #[serde(rename = "maxEntries")]
+    pub(crate) max_entries: Option<usize>,
+}
+
 /// How one registry host is reached.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -224,7 +234,6 @@ impl ConfigFile {
             (self.system.is_some(), "`[system]`", "platforms are looked up once, at start"),
             (self.grpc.debug_address.is_some(), "`[grpc] debugAddress`", "remove it"),
             (self.otel.is_some(), "`[otel]`", "remove it"),
-            (self.history.is_some(), "`[history]`", "there is no build history yet"),
             (self.cdi.disabled == Some(false), "`[cdi] disabled = false`", "devices are not supported"),
             (
                 self.frontend.get("dockerfile.v0").is_some_and(|f| f.enabled == Some(false)),
@@ -271,6 +280,9 @@ mod tests {
             [worker.containerd]
               enabled = false
               namespace = "x"
+            [history]
+              maxAge = 172800
+              maxEntries = 7
             [registry."docker.io"]
               mirrors = ["localhost:5000"]
               http = true
@@ -278,6 +290,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(file.worker.oci.max_parallelism, Some(4));
+        assert_eq!((file.history.max_age.unwrap().0.as_secs(), file.history.max_entries), (172_800, Some(7)));
         assert_eq!(file.registry["docker.io"].mirrors, ["localhost:5000"]);
         assert_eq!(file.worker.oci.gcpolicy[0].reserved_space, Some(Size::Bytes(512_000_000)));
     }

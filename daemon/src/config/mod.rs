@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub(crate) use cli::Cli;
-pub(crate) use file::{GcPolicyFile, RegistryFile};
-pub(crate) use size::Size;
+pub(crate) use file::{GcPolicyFile, HistoryFile, RegistryFile};
+pub(crate) use size::{Size, Span};
 
 /// Everything the daemon needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -37,6 +37,7 @@ pub(crate) struct Config {
     pub(crate) dns: file::DnsFile,
     pub(crate) trace_socket: Option<PathBuf>,
     pub(crate) drain: std::time::Duration,
+    pub(crate) history: HistoryFile,
     pub(crate) until_stdin_closes: bool,
 }
 

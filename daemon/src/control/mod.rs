@@ -1,6 +1,9 @@
 //! The Control service: a file per group of calls. Handlers convert and delegate; nothing is decided here.
 
+mod content;
 mod disk;
+mod history;
+mod history_filter;
 mod images;
 mod session;
 mod settings;
@@ -96,16 +99,16 @@ impl Control for ControlService {
 
     async fn listen_build_history(
         &self,
-        _request: Request<wire::BuildHistoryRequest>,
+        request: Request<wire::BuildHistoryRequest>,
     ) -> Reply<Self::ListenBuildHistoryStream> {
-        Err(refuse(&BuildError::unimplemented("rbuildd keeps no build history yet")))
+        history::listen(self, request.into_inner())
     }
 
     async fn update_build_history(
         &self,
-        _request: Request<wire::UpdateBuildHistoryRequest>,
+        request: Request<wire::UpdateBuildHistoryRequest>,
     ) -> Reply<wire::UpdateBuildHistoryResponse> {
-        Err(refuse(&BuildError::unimplemented("rbuildd keeps no build history yet")))
+        history::update(self, request.into_inner()).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rbuild_build::BuilderOptions;
+use rbuild_build::{BuilderOptions, HistoryLimits};
 use rbuild_exec::DnsConfig;
 use rbuild_registry::{HostConfig, KeyPair, RegistryConfig};
 use rbuild_store::{GcPolicy, SnapshotterKind};
@@ -32,7 +32,17 @@ pub(crate) fn builder_options(config: &Config) -> anyhow::Result<BuilderOptions>
             search: config.dns.search_domains.clone(),
         },
         gc: config.gc.then(|| gc_policies(config)),
+        history: history_limits(config),
+        encode_error: rbuild_gateway::encode_error,
     })
+}
+
+fn history_limits(config: &Config) -> HistoryLimits {
+    let default = HistoryLimits::default();
+    HistoryLimits {
+        max_age: config.history.max_age.map_or(default.max_age, |span| span.0),
+        max_entries: config.history.max_entries.unwrap_or(default.max_entries),
+    }
 }
 
 fn host_config(file: &RegistryFile) -> anyhow::Result<HostConfig> {

@@ -10,7 +10,7 @@ use rbuild_frontend::{BuildError, ErrorCode};
 use rbuild_gateway::ClientFrontend;
 use rbuild_llb::Definition;
 use tokio_util::sync::CancellationToken;
-use tonic::{Response, Status};
+use tonic::Response;
 
 use super::{ControlService, Reply, ReplyStream, refuse};
 
@@ -32,11 +32,10 @@ pub(super) async fn status(
     control: &ControlService,
     request: wire::StatusRequest,
 ) -> Reply<ReplyStream<wire::StatusResponse>> {
-    let Some(progress) = control.builder.progress(&request.r#ref).await else {
-        return Err(Status::not_found(format!("no such job {}", request.r#ref)));
+    let Some(events) = control.builder.status(&request.r#ref).await else {
+        return Err(super::history::no_such_build(&request.r#ref));
     };
-    let events = progress.subscribe().map(Ok);
-    Ok(Response::new(Box::pin(events)))
+    Ok(Response::new(Box::pin(events.map(Ok))))
 }
 
 fn build_request(control: &ControlService, wire: wire::SolveRequest) -> Result<BuildRequest, BuildError> {

@@ -1,0 +1,312 @@
+//! The builds that ran: what was asked, how it ended, and every event, kept on disk within limits.
+//!
+//! Central type: [`History`]. A build's events are written to `history/<id>.log` while they happen (the same file that
+//! `Status` reads from), its record goes into the store's database when it ends. A file that no record names is
+//! garbage: a daemon that was killed forgets the builds that ran.
+//!
+//! Records are few (thousands at most) and small, so all of them are in memory; logs never are.
+
+mod record;
+mod recording;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rbuild_digest::Digest;
+use rbuild_frontend::BuildError;
+use rbuild_progress::{Progress, StatusStream};
+use rbuild_store::Store;
+use tokio::sync::broadcast;
+
+use crate::request::BuildRequest;
+
+use record::{FileKind, now_ms};
+pub use record::{HistoryBlob, HistoryError, HistoryRecord};
+pub(crate) use recording::Recording;
+
+/// Space of the store's small values.
+const SPACE: &str = "history";
+/// Events that a listener may be behind; builds are not that frequent.
+const EVENTS: usize = 1024;
+/// Bytes of logs of ended builds; beyond, the oldest ones go. Ten builds that print as much as one may.
+const MAX_LOG_BYTES: u64 = 10 << 30;
+
+/// A client may ask for the status of a quick build only after its end.
+const KEPT_ANYWAY_MS: i64 = 60_000;
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryLimits {
+    /// Ended builds go after this time.
+    pub max_age: Duration,
+    /// Ended builds beyond this number go, the oldest first.
+    pub max_entries: usize,
+}
+
+impl Default for HistoryLimits {
+    /// Two days and fifty builds. Source: upstream's configuration reference, `[history]`.
+    fn default() -> Self {
+        Self { max_age: Duration::from_secs(48 * 3600), max_entries: 50 }
+    }
+}
+
+/// The wire's form of an error, of which this crate knows nothing.
+pub type EncodeError = fn(&BuildError) -> Vec<u8>;
+
+/// What happened to a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryEventKind {
+    /// It began.
+    Started,
+    /// It ended, or its record was changed since.
+    Complete,
+    /// It is kept no longer.
+    Deleted,
+}
+
+/// News of a build.
+#[derive(Debug, Clone)]
+pub struct HistoryEvent {
+    /// What happened.
+    pub kind: HistoryEventKind,
+    /// The build as it is now.
+    pub record: Arc<HistoryRecord>,
+}
+
+/// All builds that are known. A cheap handle.
+#[derive(Debug, Clone)]
+pub struct History {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    dir: PathBuf,
+    limits: HistoryLimits,
+    encode_error: EncodeError,
+    state: Mutex<State>,
+    events: broadcast::Sender<HistoryEvent>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    running: HashMap<String, Arc<HistoryRecord>>,
+    ended: BTreeMap<String, Arc<HistoryRecord>>,
+}
+
+/// What cannot be done with a build's record.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryRefusal {
+    /// It is not known.
+    #[error("no build `{0}` in the history")]
+    Unknown(String),
+    /// It runs.
+    #[error("build `{0}` is still running")]
+    Running(String),
+    /// A build of that name was kept.
+    #[error("a build with the id `{0}` exists already")]
+    Taken(String),
+    /// Its log.
+    #[error("event log: {0}")]
+    Log(#[source] io::Error),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] rbuild_store::StoreError),
+}
+
+impl History {
+    /// Reads what is kept and removes files that belong to nothing. Blocks on the disk.
+    pub(crate) fn open(store: Store, limits: HistoryLimits, encode_error: EncodeError) -> io::Result<Self> {
+        let dir = store.root().join("history");
+        std::fs::create_dir_all(&dir)?;
+        let mut state = State::default();
+        for (key, value) in store.kv_list(SPACE).map_err(io::Error::other)? {
+            match serde_json::from_slice::<HistoryRecord>(&value) {
+                Ok(record) if record.id.as_bytes() == key && is_whole(&dir, &record) => {
+                    state.ended.insert(record.id.clone(), Arc::new(record));
+                }
+                Ok(record) => tracing::warn!(build = %record.id, "files of the build history are damaged"),
+                Err(error) => tracing::warn!(%error, "a record of the build history is unreadable"),
+            }
+        }
+        sweep(&dir, &state)?;
+        let (events, _) = broadcast::channel(EVENTS);
+        let inner = Inner { store, dir, limits, encode_error, state: Mutex::new(state), events };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Enters a build that begins, and opens its log.
+    pub(crate) fn begin(&self, request: &BuildRequest) -> Result<(Recording, Progress), HistoryRefusal> {
+        let mut state = self.inner.state.lock();
+        if state.ended.contains_key(&request.id) || state.running.contains_key(&request.id) {
+            return Err(HistoryRefusal::Taken(request.id.clone()));
+        }
+        let log = self.file(&request.id, FileKind::Log);
+        let progress = Progress::create(&log).map_err(HistoryRefusal::Log)?;
+        let record = Arc::new(HistoryRecord::begin(request));
+        state.running.insert(request.id.clone(), record.clone());
+        self.tell(HistoryEventKind::Started, &record);
+        Ok((Recording::new(self.clone(), record, progress.clone()), progress))
+    }
+
+    fn file(&self, id: &str, kind: FileKind) -> PathBuf {
+        self.inner.dir.join(kind.file_name(id))
+    }
+
+    fn remove_files(&self, id: &str) {
+        FileKind::ALL.iter().for_each(|kind| remove(&self.file(id, *kind)));
+    }
+
+    /// Called with the state locked, so that listeners get events in the order of changes.
+    fn tell(&self, kind: HistoryEventKind, record: &Arc<HistoryRecord>) {
+        // Nobody may be listening.
+        self.inner.events.send(HistoryEvent { kind, record: record.clone() }).ok();
+    }
+
+    /// All builds, oldest first, and the news from then on.
+    pub fn listen(&self) -> (Vec<Arc<HistoryRecord>>, broadcast::Receiver<HistoryEvent>) {
+        let state = self.inner.state.lock();
+        let mut records: Vec<_> = state.running.values().chain(state.ended.values()).cloned().collect();
+        records.sort_by_key(|record| record.created_ms);
+        (records, self.inner.events.subscribe())
+    }
+
+    /// A build.
+    pub fn get(&self, id: &str) -> Option<Arc<HistoryRecord>> {
+        let state = self.inner.state.lock();
+        state.running.get(id).or_else(|| state.ended.get(id)).cloned()
+    }
+
+    /// All events of a build that ended; `None` if it is not known or runs.
+    pub fn log(&self, id: &str) -> Option<io::Result<StatusStream>> {
+        self.inner.state.lock().ended.get(id)?;
+        Some(rbuild_progress::replay(&self.file(id, FileKind::Log)))
+    }
+
+    /// The file with the given content, and its size.
+    pub fn blob(&self, digest: &Digest) -> Option<(PathBuf, u64)> {
+        let state = self.inner.state.lock();
+        state.ended.values().find_map(|record| {
+            let (blob, kind) = record.blobs().find(|(blob, _)| blob.digest == *digest)?;
+            Some((self.file(&record.id, kind), blob.size))
+        })
+    }
+
+    /// Keeps a build whatever the limits say, or no longer.
+    pub async fn pin(&self, id: &str, pinned: bool) -> Result<(), HistoryRefusal> {
+        let record = {
+            let mut state = self.inner.state.lock();
+            let record = state.known(id)?;
+            let changed = HistoryRecord { pinned, generation: record.generation + 1, ..(**record).clone() };
+            *record = Arc::new(changed);
+            let record = record.clone();
+            self.tell(HistoryEventKind::Complete, &record);
+            record
+        };
+        self.put(&record).await?;
+        Ok(())
+    }
+
+    /// Forgets a build that ended.
+    pub async fn delete(&self, id: &str) -> Result<(), HistoryRefusal> {
+        self.inner.state.lock().known(id)?;
+        self.forget(vec![id.to_owned()]).await;
+        Ok(())
+    }
+
+    async fn put(&self, record: &HistoryRecord) -> rbuild_store::Result<()> {
+        let json = serde_json::to_vec(record).expect("strings, numbers and maps with string keys");
+        self.inner.store.kv_put(SPACE, record.id.as_bytes(), &json).await
+    }
+
+    /// Removes what is beyond the limits.
+    pub(crate) async fn collect(&self) {
+        let too_many = self.beyond_limits(now_ms());
+        self.forget(too_many).await;
+    }
+
+    fn beyond_limits(&self, now_ms: i64) -> Vec<String> {
+        let limits = self.inner.limits;
+        let max_age_ms = i64::try_from(limits.max_age.as_millis()).unwrap_or(i64::MAX);
+        let state = self.inner.state.lock();
+        let mut ended: Vec<_> = state.ended.values().filter(|record| !record.pinned).collect();
+        ended.sort_by_key(|record| std::cmp::Reverse(record.completed_ms));
+        let mut bytes = 0u64;
+        let mut gone = Vec::new();
+        for (index, record) in ended.into_iter().enumerate() {
+            bytes = bytes.saturating_add(record.log.map_or(0, |log| log.size));
+            let age_ms = now_ms.saturating_sub(record.completed_ms.unwrap_or(now_ms));
+            let is_fresh = age_ms < KEPT_ANYWAY_MS;
+            let is_too_much = index >= limits.max_entries || (index > 0 && bytes > MAX_LOG_BYTES);
+            if !is_fresh && (age_ms > max_age_ms || is_too_much) {
+                gone.push(record.id.clone());
+            }
+        }
+        gone
+    }
+
+    /// The record goes first: a file without a record is garbage, a record without its files would be a lie.
+    async fn forget(&self, ids: Vec<String>) {
+        for id in ids {
+            if let Err(error) = self.inner.store.kv_delete(SPACE, id.as_bytes()).await {
+                tracing::warn!(build = %id, %error, "forgetting a build");
+                continue;
+            }
+            {
+                let mut state = self.inner.state.lock();
+                let Some(record) = state.ended.remove(&id) else { continue };
+                // Unlinking does not wait for the disk. Under the lock, since the id is free afterwards.
+                self.remove_files(&id);
+                self.tell(HistoryEventKind::Deleted, &record);
+            }
+        }
+    }
+}
+
+impl State {
+    fn known(&mut self, id: &str) -> Result<&mut Arc<HistoryRecord>, HistoryRefusal> {
+        if self.running.contains_key(id) {
+            return Err(HistoryRefusal::Running(id.to_owned()));
+        }
+        self.ended.get_mut(id).ok_or_else(|| HistoryRefusal::Unknown(id.to_owned()))
+    }
+}
+
+fn remove(path: &Path) {
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(path = %path.display(), %error, "removing a file of the build history"),
+    }
+}
+
+/// Its files are there in full length; after a power loss they may not be.
+fn is_whole(dir: &Path, record: &HistoryRecord) -> bool {
+    record.blobs().all(|(blob, kind)| {
+        let meta = std::fs::metadata(dir.join(kind.file_name(&record.id)));
+        meta.is_ok_and(|meta| meta.len() == blob.size)
+    })
+}
+
+fn sweep(dir: &Path, state: &State) -> io::Result<()> {
+    let kept: std::collections::HashSet<String> = state
+        .ended
+        .values()
+        .flat_map(|record| record.blobs().map(|(_, kind)| kind.file_name(&record.id)))
+        .collect();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(|name| kept.contains(name)) {
+            remove(&entry.path());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

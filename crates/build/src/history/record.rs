@@ -1,0 +1,163 @@
+use std::collections::BTreeMap;
+
+use rbuild_digest::Digest;
+use rbuild_progress::Tally;
+use serde::{Deserialize, Serialize};
+
+use crate::request::{BuildRequest, ExporterSpec, What};
+
+/// What is kept of a build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryRecord {
+    /// The client's name for it.
+    pub id: String,
+    /// `dockerfile.v0`; empty if the client ran the frontend, or gave a definition.
+    pub frontend: String,
+    /// The frontend's options, without passwords in URLs.
+    pub options: BTreeMap<String, String>,
+    /// Where the result went.
+    pub exporters: Vec<ExporterSpec>,
+    /// Begin, milliseconds since 1970.
+    pub created_ms: i64,
+    /// End, milliseconds since 1970; `None` while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_ms: Option<i64>,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<HistoryError>,
+    /// All events, as length-prefixed `StatusResponse`s; `None` while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<HistoryBlob>,
+    /// What the client was told (`containerimage.digest`…).
+    #[serde(default)]
+    pub response: BTreeMap<String, String>,
+    /// Steps and warnings.
+    #[serde(default)]
+    pub tally: Tally,
+    /// Kept whatever the limits say.
+    #[serde(default)]
+    pub pinned: bool,
+    /// Changes of this record since it was made.
+    #[serde(default)]
+    pub generation: u32,
+}
+
+/// A failed build's error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryError {
+    /// The text that the client was told.
+    pub message: String,
+    /// The build was cancelled: no failure of its own.
+    pub cancelled: bool,
+    /// The error with its details, in the wire's form.
+    pub status: HistoryBlob,
+}
+
+/// A file of the history, named by content for clients that read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryBlob {
+    /// Of its bytes.
+    pub digest: Digest,
+    /// How many bytes.
+    pub size: u64,
+}
+
+impl HistoryRecord {
+    /// A build that begins now.
+    pub(super) fn begin(request: &BuildRequest) -> Self {
+        let (frontend, options) = match &request.what {
+            What::Definition(_) => (String::new(), BTreeMap::new()),
+            What::Frontend { name, options, .. } => (name.clone(), options.clone()),
+            What::Client { options, .. } => (String::new(), options.clone()),
+        };
+        Self {
+            id: request.id.clone(),
+            frontend,
+            options: options.into_iter().map(|(name, value)| (name, without_password(&value))).collect(),
+            exporters: request.exporters.clone(),
+            created_ms: now_ms(),
+            completed_ms: None,
+            error: None,
+            log: None,
+            response: BTreeMap::new(),
+            tally: Tally::default(),
+            pinned: false,
+            generation: 0,
+        }
+    }
+
+    /// Still running.
+    pub fn is_active(&self) -> bool {
+        self.completed_ms.is_none()
+    }
+
+    /// Its files by content.
+    pub(super) fn blobs(&self) -> impl Iterator<Item = (HistoryBlob, FileKind)> {
+        let log = self.log.map(|blob| (blob, FileKind::Log));
+        let error = self.error.as_ref().map(|error| (error.status, FileKind::Error));
+        log.into_iter().chain(error)
+    }
+}
+
+/// Which file of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FileKind {
+    Log,
+    Error,
+}
+
+impl FileKind {
+    pub(super) const ALL: [Self; 2] = [Self::Log, Self::Error];
+
+    pub(super) fn file_name(self, id: &str) -> String {
+        match self {
+            Self::Log => format!("{id}.log"),
+            Self::Error => format!("{id}.error"),
+        }
+    }
+}
+
+pub(super) fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or(0)
+}
+
+/// A value with `user:password@` of a URL taken out, as credentials must not be kept.
+fn without_password(value: &str) -> String {
+    let mut out = String::new();
+    let mut rest = value;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        out.push_str(before);
+        let end = after.find(|c: char| matches!(c, '/' | '?' | '#') || c.is_whitespace());
+        let authority = &after[..end.unwrap_or(after.len())];
+        match authority.rfind('@') {
+            Some(at) if authority[..at].contains(':') => {
+                out.push_str("xxxxx:xxxxx");
+                rest = &after[at..];
+            }
+            _ => rest = after,
+        }
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_in_urls_are_not_kept() {
+        for (value, kept) in [
+            ("https://u:secret@host/x.git#main:dir", "https://xxxxx:xxxxx@host/x.git#main:dir"),
+            ("https://u:p%40:q@h", "https://xxxxx:xxxxx@h"),
+            ("a=http://u:p@h/,b=http://u:p@g/", "a=http://xxxxx:xxxxx@h/,b=http://xxxxx:xxxxx@g/"),
+            ("ssh://git@host/x", "ssh://git@host/x"),
+            ("user@host:x", "user@host:x"),
+            ("https://host/a@b:c", "https://host/a@b:c"),
+            ("plain", "plain"),
+        ] {
+            assert_eq!(without_password(value), kept);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+use futures::StreamExt as _;
+use rbuild_frontend::ErrorCode;
+use rbuild_llb::Definition;
+use rbuild_progress::VertexInfo;
+use rbuild_store::StoreOptions;
+
+use super::*;
+use crate::request::{BuildOutcome, What};
+
+fn encode(error: &BuildError) -> Vec<u8> {
+    error.message.clone().into_bytes()
+}
+
+struct Place {
+    dir: tempfile::TempDir,
+    history: History,
+}
+
+fn open(dir: &tempfile::TempDir, limits: HistoryLimits) -> History {
+    let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
+    History::open(store, limits, encode).unwrap()
+}
+
+impl Place {
+    fn new(limits: HistoryLimits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let history = open(&dir, limits);
+        Self { dir, history }
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.dir.path().join("history")).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn ids(&self) -> Vec<String> {
+        self.history.listen().0.iter().map(|record| record.id.clone()).collect()
+    }
+}
+
+fn request(id: &str) -> BuildRequest {
+    BuildRequest {
+        id: id.to_owned(),
+        session: String::new(),
+        what: What::Definition(Definition::default()),
+        exporters: Vec::new(),
+        entitlements: Vec::new(),
+        cache_exports: Vec::new(),
+        cache_imports: Vec::new(),
+    }
+}
+
+async fn run(history: &History, id: &str, outcome: Result<BuildOutcome, BuildError>) {
+    let (recording, progress) = history.begin(&request(id)).unwrap();
+    let step = progress.vertex(VertexInfo::synthetic("step"));
+    step.started();
+    step.log(1, b"hello");
+    step.completed(None);
+    recording.finish(&outcome).await;
+}
+
+/// As if the build had ended `seconds` ago.
+fn age(history: &History, id: &str, seconds: i64) {
+    let mut state = history.inner.state.lock();
+    let record = state.ended.get_mut(id).unwrap();
+    Arc::make_mut(record).completed_ms = Some(now_ms() - seconds * 1000);
+}
+
+#[tokio::test]
+async fn a_build_is_kept_with_all_its_events_over_a_restart() {
+    let place = Place::new(HistoryLimits::default());
+    run(&place.history, "good", Ok(BuildOutcome::default())).await;
+    run(&place.history, "bad", Err(BuildError::new(ErrorCode::Unknown, "no"))).await;
+    assert_eq!(place.files(), ["bad.error", "bad.log", "good.log"]);
+    let Place { dir, history } = place;
+    drop(history);
+    // As a build that ran when the daemon was killed leaves it.
+    std::fs::write(dir.path().join("history/killed.log"), b"").unwrap();
+
+    let history = open(&dir, HistoryLimits::default());
+    let place = Place { dir, history };
+    assert_eq!(place.files(), ["bad.error", "bad.log", "good.log"], "what was running is gone");
+    let record = place.history.get("good").unwrap();
+    assert_eq!((record.tally.total, record.tally.completed, record.is_active()), (1, 1, false));
+    let events: Vec<_> = place.history.log("good").unwrap().unwrap().collect().await;
+    assert!(events.iter().flat_map(|event| &event.logs).any(|log| log.msg == b"hello"));
+    let error = place.history.get("bad").unwrap().error.clone().unwrap();
+    assert_eq!((error.message.as_str(), error.status.size), ("no", 2));
+    let (path, _) = place.history.blob(&error.status.digest).unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), b"no");
+    assert!(matches!(place.history.begin(&request("good")), Err(HistoryRefusal::Taken(_))));
+}
+
+#[tokio::test]
+async fn a_build_whose_log_was_cut_is_forgotten_at_the_start() {
+    let place = Place::new(HistoryLimits::default());
+    run(&place.history, "cut", Ok(BuildOutcome::default())).await;
+    let Place { dir, history } = place;
+    drop(history);
+    std::fs::write(dir.path().join("history/cut.log"), b"x").unwrap();
+    let history = open(&dir, HistoryLimits::default());
+    let place = Place { dir, history };
+    assert!(place.ids().is_empty() && place.files().is_empty());
+}
+
+#[tokio::test]
+async fn old_builds_go_and_pinned_ones_stay() {
+    let place = Place::new(HistoryLimits { max_age: Duration::from_secs(1000), max_entries: 2 });
+    for id in ["pinned", "old", "third", "second", "first"] {
+        run(&place.history, id, Ok(BuildOutcome::default())).await;
+    }
+    place.history.pin("pinned", true).await.unwrap();
+    for (id, seconds) in [("pinned", 9000), ("old", 2000), ("third", 300), ("second", 200), ("first", 100)] {
+        age(&place.history, id, seconds);
+    }
+    place.history.collect().await;
+    let mut ids = place.ids();
+    ids.sort();
+    assert_eq!(ids, ["first", "pinned", "second"]);
+    assert_eq!(place.files(), ["first.log", "pinned.log", "second.log"]);
+}
+
+#[tokio::test]
+async fn listeners_hear_of_builds_in_order_and_running_ones_cannot_be_deleted() {
+    let place = Place::new(HistoryLimits::default());
+    let (known, mut events) = place.history.listen();
+    assert!(known.is_empty());
+    let (recording, _) = place.history.begin(&request("a")).unwrap();
+    assert!(matches!(place.history.delete("a").await, Err(HistoryRefusal::Running(_))));
+    recording.finish(&Ok(BuildOutcome::default())).await;
+    place.history.delete("a").await.unwrap();
+    assert!(matches!(place.history.delete("a").await, Err(HistoryRefusal::Unknown(_))));
+    drop(place.history.begin(&request("b")).unwrap());
+    let mut heard = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        heard.push((event.record.id.clone(), event.kind));
+    }
+    use HistoryEventKind::{Complete, Deleted, Started};
+    let expected = [("a", Started), ("a", Complete), ("a", Deleted), ("b", Started), ("b", Deleted)];
+    assert_eq!(heard, expected.map(|(id, kind)| (id.to_owned(), kind)));
+    assert!(place.files().is_empty());
+}
