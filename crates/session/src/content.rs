@@ -1,11 +1,13 @@
-//! Blobs into a content store of the client's.
+//! Blobs from and into a content store of the client's.
 
 use std::io;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use rbuild_api::containerd::services::content::v1::content_client::ContentClient;
-use rbuild_api::containerd::services::content::v1::{WriteAction, WriteContentRequest, WriteContentResponse};
+use rbuild_api::containerd::services::content::v1::{
+    InfoRequest, ReadContentRequest, WriteAction, WriteContentRequest, WriteContentResponse,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -27,7 +29,60 @@ pub struct BlobTarget<'a> {
     pub size: u64,
 }
 
+/// Largest message of a blob's bytes taken from a client; upstream's limit.
+const MAX_PIECE: usize = 16 << 20;
+
+fn to_store<T>(store: &str, message: T) -> Result<tonic::Request<T>> {
+    let mut request = tonic::Request::new(message);
+    let store =
+        MetadataValue::try_from(store).map_err(|_| SessionError::Metadata { key: names::STORE_ID.into() })?;
+    request.metadata_mut().insert(names::STORE_ID, store);
+    Ok(request)
+}
+
 impl Session {
+    /// The size of a blob in a content store of the client's; `None` if it is not there.
+    pub async fn blob_size(&self, store: &str, digest: &str) -> Result<Option<u64>> {
+        self.require(names::CONTENT_INFO)?;
+        let request = to_store(store, InfoRequest { digest: digest.to_owned() })?;
+        let what = || format!("looking for blob {digest}");
+        let ask = async {
+            match ContentClient::new(self.channel()).info(request).await {
+                Ok(answer) => Ok(answer.into_inner().info.map(|info| u64::try_from(info.size).unwrap_or(0))),
+                Err(status) if status.code() == Code::NotFound => Ok(None),
+                Err(status) => Err(SessionError::call(what(), status)),
+            }
+        };
+        self.until_closed(ask).await
+    }
+
+    /// The bytes of a blob in a content store of the client's, from `offset` on. Not verified.
+    ///
+    /// Errors: `NotFound` of the call if the blob is not there. Cancel: drop the stream.
+    pub async fn read_blob(
+        &self,
+        store: &str,
+        digest: &str,
+        offset: u64,
+    ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
+        self.require(names::CONTENT_READ)?;
+        let offset = i64::try_from(offset).unwrap_or(i64::MAX);
+        let request = to_store(store, ReadContentRequest { digest: digest.to_owned(), offset, size: 0 })?;
+        let what = format!("reading blob {digest}");
+        let open = async {
+            let mut client = ContentClient::new(self.channel()).max_decoding_message_size(MAX_PIECE);
+            client.read(request).await.map_err(|status| SessionError::call(what, status))
+        };
+        let answers = self.until_closed(open).await?.into_inner();
+        Ok(answers.map(|answer| match answer {
+            Ok(answer) => Ok(Bytes::from(answer.data)),
+            Err(status) if status.code() == Code::NotFound => {
+                Err(io::Error::new(io::ErrorKind::NotFound, status.message().to_owned()))
+            }
+            Err(status) => Err(io::Error::other(status)),
+        }))
+    }
+
     /// Writes a blob into a content store of the client's; one that is there already is not sent.
     ///
     /// Cancel: by drop; the client keeps no blob that was not committed.
@@ -84,10 +139,7 @@ async fn write(
     let (requests, receiver) = mpsc::channel(1);
     // A server answers the first message at the earliest, so that goes out before the answer is awaited.
     drop(requests.send(message(WriteAction::Stat, 0, Bytes::new())).await);
-    let mut request = tonic::Request::new(ReceiverStream::new(receiver));
-    let store = MetadataValue::try_from(target.store)
-        .map_err(|_| SessionError::Metadata { key: names::STORE_ID.into() })?;
-    request.metadata_mut().insert(names::STORE_ID, store);
+    let request = to_store(target.store, ReceiverStream::new(receiver))?;
     let answers = ContentClient::new(session.channel()).write(request).await;
     let answers = answers.map_err(|status| SessionError::call(what.clone(), status))?.into_inner();
     let mut call = Call { what: what.clone(), requests, answers };

@@ -18,10 +18,21 @@ pub const SECRETS_GET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
 pub const SSH_CHECK_AGENT: &str = "/moby.sshforward.v1.SSH/CheckAgent";
 /// Bytes to and from an agent.
 pub const SSH_FORWARD_AGENT: &str = "/moby.sshforward.v1.SSH/ForwardAgent";
-/// Prefix of the content service's methods.
+/// What a content store of the client's says of a blob.
 pub const CONTENT_INFO: &str = "/containerd.services.content.v1.Content/Info";
 /// A blob into a content store of the client's.
 pub const CONTENT_WRITE: &str = "/containerd.services.content.v1.Content/Write";
+/// The bytes of a blob of a content store of the client's.
+pub const CONTENT_READ: &str = "/containerd.services.content.v1.Content/Read";
+/// All methods of the content service that a client serves.
+pub const CONTENT: [&str; 6] = [
+    CONTENT_INFO,
+    CONTENT_READ,
+    CONTENT_WRITE,
+    "/containerd.services.content.v1.Content/Status",
+    "/containerd.services.content.v1.Content/ListStatuses",
+    "/containerd.services.content.v1.Content/Abort",
+];
 /// The store of an exporter that writes a directory in OCI layout.
 pub const EXPORT_STORE: &str = "export";
 /// Health of the client.

@@ -10,6 +10,7 @@ mod dirs;
 mod docker_config;
 mod secrets;
 mod serve;
+mod stores;
 mod targets;
 
 use std::future::Future;
@@ -31,6 +32,7 @@ pub use auth::{AuthProvider, DockerAuth, TokenFetcher};
 pub use dirs::{LocalDir, LocalDirs};
 pub use docker_config::DockerConfig;
 pub use secrets::{SecretSource, Secrets};
+pub use stores::ContentStores;
 pub use targets::{ExportDestination, ExportTargets, OpenStream};
 
 use crate::tunnel::{OwnedTasks, tunnel};
@@ -74,6 +76,7 @@ pub struct ClientSessionBuilder {
     auth: Option<Arc<dyn AuthProvider>>,
     secrets: Option<Secrets>,
     agents: Option<SshAgents>,
+    stores: Option<ContentStores>,
 }
 
 impl ClientSessionBuilder {
@@ -125,6 +128,12 @@ impl ClientSessionBuilder {
         self
     }
 
+    /// Offers content stores.
+    pub fn stores(mut self, stores: ContentStores) -> Self {
+        self.stores = Some(stores);
+        self
+    }
+
     /// The session, not yet opened.
     pub fn build(self) -> ClientSession {
         self.build_with(&[], |routes| routes)
@@ -164,6 +173,10 @@ impl ClientSessionBuilder {
             methods.extend([names::SSH_CHECK_AGENT, names::SSH_FORWARD_AGENT]);
             routes = routes.add_service(agent::service(agents, tasks.clone()));
         }
+        if let Some(stores) = self.stores.filter(|stores| !stores.is_empty()) {
+            methods.extend(names::CONTENT);
+            routes = routes.add_service(stores::service(stores, tasks.clone()));
+        }
         let Self { id, name, shared_key, .. } = self;
         let inner = Inner { id, name, shared_key, methods, routes: routes.prepare(), tasks };
         ClientSession { inner: Arc::new(inner) }
@@ -182,6 +195,7 @@ impl ClientSession {
             auth: None,
             secrets: None,
             agents: None,
+            stores: None,
         }
     }
 

@@ -140,3 +140,62 @@ async fn clients_without_a_store_are_not_called() {
     let error = put(&session, &Digest::of("x").to_string(), b"x").await.unwrap_err();
     assert!(error.is_unsupported(), "{error}");
 }
+
+async fn read(session: &crate::Session, store: &str, digest: &str, offset: u64) -> crate::Result<Vec<u8>> {
+    let stream = session.read_blob(store, digest, offset).await?;
+    let mut stream = Box::pin(stream);
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.next().await {
+        bytes.extend(piece.map_err(|error| crate::SessionError::io("read", error))?);
+    }
+    Ok(bytes)
+}
+
+#[tokio::test]
+async fn blobs_go_into_a_clients_directory_and_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stores = crate::client::ContentStores::new();
+    stores.add_writable("local:cache", dir.path().join("new")).unwrap();
+    let mut world = World::new();
+    let session = world.session(ClientSession::builder().stores(stores).build()).await;
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| n as u8).collect();
+    let digest = Digest::of(&bytes).to_string();
+    let target = BlobTarget { store: "local:cache", digest: &digest, size: bytes.len() as u64 };
+    let data = || {
+        futures::stream::iter(
+            bytes.chunks(700_000).map(|c| Ok(Bytes::copy_from_slice(c))).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(session.blob_size("local:cache", &digest).await.unwrap(), None);
+    session.put_blob(target, data()).await.unwrap();
+    session.put_blob(target, data()).await.unwrap();
+    assert_eq!(session.blob_size("local:cache", &digest).await.unwrap(), Some(3_000_000));
+    assert_eq!(read(&session, "local:cache", &digest, 0).await.unwrap(), bytes);
+    assert_eq!(read(&session, "local:cache", &digest, 2_999_990).await.unwrap(), bytes[2_999_990..]);
+    let wrong = Digest::of("other").to_string();
+    let target = BlobTarget { store: "local:cache", digest: &wrong, size: bytes.len() as u64 };
+    session.put_blob(target, data()).await.unwrap_err();
+    assert_eq!(std::fs::read_dir(dir.path().join("new/ingest")).unwrap().count(), 0, "nothing is left over");
+    assert_eq!(std::fs::read_dir(dir.path().join("new/blobs/sha256")).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_client_offers_the_stores_it_named_and_writes_only_where_it_said() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), "blobs/sha256/readme", "not a blob");
+    let bytes = b"blob";
+    let digest = Digest::of(bytes);
+    write(dir.path(), &format!("blobs/sha256/{}", digest.hex()), "blob");
+    let mut stores = crate::client::ContentStores::new();
+    stores.add_readable("oci:base", dir.path()).unwrap();
+    let mut world = World::new();
+    let session = world.session(ClientSession::builder().stores(stores).build()).await;
+    let digest = digest.to_string();
+    assert_eq!(read(&session, "oci:base", &digest, 0).await.unwrap(), bytes);
+    assert!(read(&session, "oci:other", &digest, 0).await.is_err());
+    assert!(read(&session, "oci:base", "sha256:../../etc/passwd", 0).await.is_err());
+    let other = Digest::of("new").to_string();
+    let target = BlobTarget { store: "oci:base", digest: &other, size: 3 };
+    let error = session.put_blob(target, futures::stream::iter([Ok(Bytes::from("new"))])).await.unwrap_err();
+    assert!(error.to_string().contains("reading only"), "{error}");
+}
