@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rbuild_digest::Digest;
 use rbuild_llb::{Definition, MarshalOptions, SourceInfo};
@@ -48,8 +49,9 @@ pub fn compile_offline(
             break;
         }
         for need in missing {
+            let image = Arc::new(offline_image(&need));
             for stage in &need.stages {
-                plan.provide(*stage, offline_image(&need))?;
+                plan.provide(*stage, image.clone())?;
             }
         }
     }

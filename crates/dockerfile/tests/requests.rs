@@ -132,8 +132,6 @@ async fn named_images_replace_names_and_are_pinned() {
 #[tokio::test]
 async fn what_is_not_supported_is_refused_by_name() {
     let cases = [
-        ("FROM a\nADD git@github.com:a/b.git /x\n", vec![], "ADD from a git repository"),
-        ("FROM a\nADD https://github.com/a/b.git#v1 /x\n", vec![], "ADD from a git repository"),
         ("FROM a\nRUN --device=x y\n", vec![], "RUN --device"),
         ("FROM a\n", vec![("context", "https://x/y.git")], "https://x/y.git"),
         ("FROM a\n", vec![("context:a", "git://x/y.git")], "git://x/y.git"),

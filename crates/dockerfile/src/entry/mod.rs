@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::future::{try_join, try_join_all};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use rbuild_frontend::{
     Bridge, BuildError, Detail, ErrorCode, Frontend, FrontendRequest, FrontendResult, Warning,
 };
@@ -27,6 +28,9 @@ use crate::source::Source;
 use crate::{CompileError, CompileOptions};
 use load::Loader;
 use request::BuildRequest;
+
+/// How many images of one platform are resolved at a time: a file may name thousands.
+const MAX_RESOLVING: usize = 16;
 
 /// Compiles the Dockerfile of a request; the state lives in the request, the frontend has none.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,7 +54,9 @@ impl Frontend for DockerfileFrontend {
             let result = bridge.solve(forward.request).await;
             return result.map_err(|error| syntax::locate(error, &source, forward.line));
         }
-        let parsed = parse::parse(&source.info.data).map_err(|error| error.into_build_error(&source))?;
+        let text = source.clone();
+        let parsed = off_runtime(move || parse::parse(&text.info.data)).await?;
+        let parsed = Arc::new(parsed.map_err(|error| error.into_build_error(&source))?);
         warn(&*bridge, &source, &parsed).await?;
         let shared = Shared { bridge, build, source, parsed, loader, ignore };
         shared.build().await
@@ -62,7 +68,7 @@ struct Shared {
     bridge: Arc<dyn Bridge>,
     build: BuildRequest,
     source: Source,
-    parsed: Parsed,
+    parsed: Arc<Parsed>,
     loader: Loader,
     /// The patterns of `<Dockerfile>.dockerignore`, if there is one.
     ignore: Option<Vec<String>>,
@@ -73,15 +79,17 @@ impl Shared {
         let plans = try_join_all(self.build.platforms.iter().map(|options| self.plan(options)));
         let context = self.loader.context(&self.build, self.ignore.clone());
         let (plans, context) = try_join(plans, context).await?;
-        let finished = plans.into_iter().zip(&self.build.platforms).map(|(plan, options)| {
-            let lowered = self.lower(&plan, options, &context);
-            async move {
-                let (lowered, definition) = lowered?;
+        let platforms = &self.build.platforms;
+        let lowered =
+            plans.into_iter().zip(platforms).map(|(plan, options)| self.lower(plan, options, &context));
+        // A mistake for one platform is told before anything runs for another.
+        let lowered = try_join_all(lowered).await?;
+        let finished =
+            lowered.into_iter().zip(platforms).map(|((lowered, definition), options)| async move {
                 let reference = result::solve(&*self.bridge, definition).await?;
                 let platform = options.target_platform.clone();
                 Ok::<_, BuildError>(result::Platformed { platform, lowered, reference })
-            }
-        });
+            });
         result::assemble(try_join_all(finished).await?, &self.build)
     }
 
@@ -92,20 +100,22 @@ impl Shared {
     /// Plans one platform and finds out all that it needs to know.
     async fn plan(&self, options: &CompileOptions) -> Result<Plan, BuildError> {
         let names = self.build.contexts.iter().map(|context| context.name.clone()).collect();
-        let mut plan = Plan::new(&self.parsed, options, names).map_err(|e| self.located(e))?;
+        let (parsed, own_options) = (self.parsed.clone(), options.clone());
+        let plan = off_runtime(move || Plan::new(&parsed, &own_options, names)).await?;
+        let mut plan = plan.map_err(|e| self.located(e))?;
         loop {
             let missing = plan.missing().map_err(|e| self.located(e))?;
             if missing.is_empty() {
                 return Ok(plan);
             }
-            let resolved = try_join_all(missing.into_iter().map(|need| async move {
+            let resolved = stream::iter(missing).map(|need| async move {
                 let image = self.resolve(&need, options).await.map_err(|error| match need.lines {
                     Some(lines) => self.located(CompileError::from(error).or_at(lines)),
                     None => error,
                 })?;
-                Ok::<_, BuildError>((need.stages, image))
-            }))
-            .await?;
+                Ok::<_, BuildError>((need.stages, Arc::new(image)))
+            });
+            let resolved: Vec<_> = resolved.buffered(MAX_RESOLVING).try_collect().await?;
             for (stages, image) in resolved {
                 for stage in stages {
                     plan.provide(stage, image.clone()).map_err(|e| self.located(e))?;
@@ -114,16 +124,26 @@ impl Shared {
         }
     }
 
-    fn lower(
+    async fn lower(
         &self,
-        plan: &Plan,
+        plan: Plan,
         options: &CompileOptions,
         context: &BuildContext,
     ) -> Result<(LoweredStage, Definition), BuildError> {
-        let lowered = lower(plan, &self.source, options, context).map_err(|e| self.located(e))?;
-        let definition = result::definition(&lowered, options).map_err(|e| self.located(e))?;
-        Ok((lowered, definition))
+        let (source, options, context) = (self.source.clone(), options.clone(), context.clone());
+        let lowered = off_runtime(move || {
+            let lowered = lower(&plan, &source, &options, &context)?;
+            let definition = result::definition(&lowered, &options)?;
+            Ok((lowered, definition))
+        });
+        lowered.await?.map_err(|e| self.located(e))
     }
+}
+
+/// Runs what takes long for large files, without holding up those whom this thread serves as well.
+async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BuildError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| BuildError::new(ErrorCode::Internal, format!("compiling the Dockerfile: {error}")))
 }
 
 async fn warn(bridge: &dyn Bridge, source: &Source, parsed: &Parsed) -> Result<(), BuildError> {

@@ -12,6 +12,11 @@ use crate::text::{plain_list, quote_list};
 /// The shell when neither SHELL nor the base image names one.
 const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
 
+/// Most ports of one EXPOSE: all there are, of each protocol.
+const MAX_PORTS: usize = 3 * 65_536;
+/// What a port costs at most, as text in the history and as text in the config: `65535/sctp`, twice.
+const PORT_BYTES: usize = 20;
+
 impl StageLowering<'_, '_> {
     /// The words of a command, through the shell if it is one string.
     pub(super) fn command(&self, form: &ShellForm) -> Vec<String> {
@@ -81,7 +86,13 @@ impl StageLowering<'_, '_> {
         words.sort();
         for word in words {
             for port in self.expand_words(&word)? {
-                all.extend(network::parse_ports(&port).map_err(CompileError::new)?);
+                let ports = network::parse_ports(&port).map_err(CompileError::new)?;
+                if all.len() + ports.len() > MAX_PORTS {
+                    return Err(CompileError::new(format!("EXPOSE names more than {MAX_PORTS} ports")));
+                }
+                // Every instruction lists its ports in the history.
+                self.cx.spend(ports.len() * PORT_BYTES)?;
+                all.extend(ports);
             }
         }
         self.commit(format!("EXPOSE {}", plain_list(&all)), false);

@@ -103,15 +103,30 @@ pub(crate) fn parse_nodes(text: &[u8]) -> Result<NodeFile, CompileError> {
     Ok(file)
 }
 
-/// Parses a trigger that a base image carries: one instruction, its documents below.
+/// Parses a trigger that a base image carries: one instruction, its documents below. All errors are at `lines`,
+/// where the base is named: the text itself is not in the file.
 pub(crate) fn parse_trigger(text: &str, escape: char, lines: Lines) -> Result<Node, CompileError> {
     let mut reader = LineReader::new(text);
-    let first = reader.next()?.map(|line| trim_newline(line).trim_start()).unwrap_or_default();
-    let joined = join_continued(first, &mut reader, escape, &mut Vec::new())?;
-    let mut node = parse_node(&joined, escape, lines)?;
-    read_heredocs(&mut node, &joined, &mut reader, escape).map_err(|error| error.moved_to(lines))?;
+    let mut node = next_trigger(&mut reader, escape, lines).map_err(|error| error.moved_to(lines))?;
     node.lines = lines;
     Ok(node)
+}
+
+fn next_trigger(reader: &mut LineReader<'_>, escape: char, lines: Lines) -> Result<Node, CompileError> {
+    let mut node = None;
+    while let Some(line) = reader.next()? {
+        let line = trim_newline(line).trim_start();
+        if line.is_empty() || is_comment(line) {
+            continue;
+        }
+        if node.is_some() {
+            return Err(CompileError::new("onbuild trigger should be a single expression"));
+        }
+        let joined = join_continued(line, reader, escape, &mut Vec::new())?;
+        let read = node.insert(parse_node(&joined, escape, lines)?);
+        read_heredocs(read, &joined, reader, escape)?;
+    }
+    node.ok_or_else(|| CompileError::new("file with no instructions"))
 }
 
 /// Joins a line with those that continue it; comments between them are dropped.

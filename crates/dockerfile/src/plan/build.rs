@@ -1,4 +1,5 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use rbuild_oci::{ImageRef, Platform};
 
@@ -22,11 +23,14 @@ impl Plan {
         options: &CompileOptions,
         contexts: Vec<String>,
     ) -> Result<Self, CompileError> {
+        let too_many = parsed.stages.len() > MAX_STAGES;
         let budget = Budget::default();
         let globals = GlobalArgs::new(parsed, options, &budget)?;
         let escape = parsed.directives.escape;
         let mut plan = Self {
             stages: Vec::new(),
+            names: BTreeMap::new(),
+            written: parsed.stages.len(),
             target: 0,
             globals,
             budget,
@@ -35,18 +39,17 @@ impl Plan {
             contexts,
             target_platform: options.target_platform.clone(),
         };
-        if parsed.stages.len() > MAX_STAGES {
+        if too_many {
             return Err(CompileError::new(format!("dockerfile has more than {MAX_STAGES} stages")));
         }
-        let mut names: BTreeMap<String, StageId> = BTreeMap::new();
         for (index, source) in parsed.stages.iter().enumerate() {
-            let stage = plan.stage(index, source, options, &names)?;
+            let stage = plan.stage(index, source, options)?;
             if !stage.name.is_empty() {
-                names.insert(stage.name.clone(), index);
+                plan.names.insert(stage.name.clone(), index);
             }
             plan.stages.push(stage);
         }
-        plan.target = plan.find_target(&options.target, &names)?;
+        plan.target = plan.find_target(&options.target)?;
         for (index, source) in parsed.stages.iter().enumerate() {
             if matches!(plan.stages[index].base, Base::Context(_)) && plan.stages[index].steps.is_empty() {
                 // A named context stands for the whole stage when it bears the stage's name.
@@ -67,7 +70,6 @@ impl Plan {
         index: StageId,
         source: &StageSource,
         options: &CompileOptions,
-        names: &BTreeMap<String, StageId>,
     ) -> Result<Stage, CompileError> {
         let from = &source.from;
         let lexer = Lexer::new(self.escape);
@@ -81,7 +83,7 @@ impl Plan {
             return Err(CompileError::at(from.lines, message));
         }
         let platform = self.platform(&from.platform, from.lines, options)?;
-        let base = self.base(&from.name, &base_name, names, from.lines)?;
+        let base = self.base(&from.name, &base_name, Some(&self.names), from.lines)?;
         // An empty file system has none of its own.
         let platform = platform.filter(|_| !matches!(base, Base::Scratch));
         let platform = platform.unwrap_or_else(|| options.target_platform.clone());
@@ -134,13 +136,13 @@ impl Plan {
         &self,
         name: &str,
         base: &str,
-        names: &BTreeMap<String, StageId>,
+        names: Option<&BTreeMap<String, StageId>>,
         lines: Lines,
     ) -> Result<Base, CompileError> {
         if let Some(context) = self.context_named(name).or_else(|| self.context_named(base)) {
             return Ok(Base::Context(context));
         }
-        if let Some(id) = names.get(base) {
+        if let Some(id) = names.and_then(|names| names.get(base)) {
             return Ok(Base::Stage(*id));
         }
         if base == SCRATCH {
@@ -168,14 +170,14 @@ impl Plan {
         self.contexts.iter().find(same).cloned()
     }
 
-    fn find_target(&self, target: &str, names: &BTreeMap<String, StageId>) -> Result<StageId, CompileError> {
+    fn find_target(&self, target: &str) -> Result<StageId, CompileError> {
         if target.is_empty() {
             return Ok(self.stages.len() - 1);
         }
-        if let Some(id) = names.get(&target.to_lowercase()) {
+        if let Some(id) = self.names.get(&target.to_lowercase()) {
             return Ok(*id);
         }
-        let hint = suggest::hint(target, names.keys().map(String::as_str), false);
+        let hint = suggest::hint(target, self.names.keys().map(String::as_str), false);
         let shown = crate::text::quote(target);
         Err(CompileError::new(format!("target stage {shown} could not be found{hint}")))
     }
@@ -240,12 +242,11 @@ impl Plan {
         lines: Lines,
     ) -> Result<StageId, CompileError> {
         let lower = name.to_lowercase();
-        let written = self.stages.iter().take_while(|other| !other.implicit).count();
-        if let Some(id) = (0..written).rev().find(|id| self.stages[*id].name == lower && !lower.is_empty()) {
-            return Ok(id);
+        if let Some(id) = self.names.get(&lower) {
+            return Ok(*id);
         }
         if name.bytes().all(|b| b.is_ascii_digit()) {
-            let index = name.parse::<usize>().ok().filter(|index| *index < written);
+            let index = name.parse::<usize>().ok().filter(|index| *index < self.written);
             return match index {
                 Some(index) if index == stage => Err(self.cycle(stage, lines)),
                 Some(index) => Ok(index),
@@ -253,7 +254,12 @@ impl Plan {
             };
         }
         let platform = self.target_platform.clone();
-        let base = self.base("", name, &BTreeMap::new(), lines)?;
+        let base = self.base("", name, None, lines)?;
+        if self.stages.len() >= MAX_STAGES {
+            let message =
+                format!("dockerfile copies and mounts from more than {MAX_STAGES} stages and images");
+            return Err(CompileError::at(lines, message));
+        }
         self.stages.push(Stage {
             name: String::new(),
             shown: String::new(),
@@ -277,6 +283,7 @@ impl Plan {
     pub(crate) fn missing(&self) -> Result<Vec<Missing>, CompileError> {
         let order = self.order()?;
         let mut missing: Vec<Missing> = Vec::new();
+        let mut known = HashMap::new();
         for id in order {
             let stage = &self.stages[id];
             let (name, context) = match &stage.base {
@@ -284,9 +291,8 @@ impl Plan {
                 Base::Context(name) => (name, true),
                 _ => continue,
             };
-            let same =
-                |m: &&mut Missing| m.name == *name && m.context == context && m.platform == stage.platform;
-            match missing.iter_mut().find(same) {
+            let at = *known.entry((name, context, &stage.platform)).or_insert(missing.len());
+            match missing.get_mut(at) {
                 Some(known) => known.stages.push(id),
                 None => missing.push(Missing {
                     stages: vec![id],
@@ -301,9 +307,9 @@ impl Plan {
     }
 
     /// Hands over what was missing. Triggers of the base become the stage's first steps.
-    pub(crate) fn provide(&mut self, stage: StageId, image: BaseImage) -> Result<(), CompileError> {
+    pub(crate) fn provide(&mut self, stage: StageId, image: Arc<BaseImage>) -> Result<(), CompileError> {
         let triggers = image.config.as_ref().map(|c| c.config.on_build.clone()).unwrap_or_default();
-        self.stages[stage].base = Base::Resolved(Box::new(image));
+        self.stages[stage].base = Base::Resolved(image);
         if !triggers.is_empty() && !self.stages[stage].implicit {
             self.put_triggers(stage, &triggers)?;
         }
@@ -337,11 +343,11 @@ impl Plan {
         let mut instructions = Vec::new();
         for text in triggers {
             let node = parse_trigger(text, self.escape, lines)?;
-            if matches!(node.keyword.as_str(), "onbuild" | "maintainer" | "from") {
-                let name = node.keyword.to_uppercase();
-                return Err(CompileError::at(lines, format!("{name} isn't allowed as an ONBUILD trigger")));
+            // Of what ONBUILD refuses, images made by other tools may have the rest; upstream takes it.
+            if node.keyword == "from" {
+                return Err(CompileError::at(lines, "FROM isn't allowed as an ONBUILD trigger"));
             }
-            let command = parse_command(&node)?;
+            let command = parse_command(&node).map_err(|error| error.moved_to(lines))?;
             instructions.push(Instruction { command, original: node.original.clone(), lines });
         }
         let mut steps = self.steps(stage, &instructions, true)?;

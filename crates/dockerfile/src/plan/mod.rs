@@ -6,6 +6,9 @@ mod args;
 mod build;
 mod order;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use rbuild_llb::State;
 use rbuild_oci::{ImageConfig, Platform};
 
@@ -23,6 +26,10 @@ pub(crate) type StageId = usize;
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) stages: Vec<Stage>,
+    /// The stage that a name means: the last of that name.
+    names: BTreeMap<String, StageId>,
+    /// How many stages are written in the file; the others are made up for names in `from=`.
+    written: usize,
     pub(crate) target: StageId,
     pub(crate) globals: GlobalArgs,
     /// What expanding names of bases has cost.
@@ -85,7 +92,7 @@ pub(crate) enum Base {
     /// A named context that is not resolved yet.
     Context(String),
     /// A known image.
-    Resolved(Box<BaseImage>),
+    Resolved(Arc<BaseImage>),
 }
 
 /// An image (or other file system) as the base of a stage.

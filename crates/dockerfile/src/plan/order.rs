@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use super::{Base, From, Plan, Stage, StageId};
 use crate::CompileError;
 use crate::source::Lines;
@@ -17,8 +19,10 @@ impl Stage {
         });
         // The last instruction that needs a stage is the one that an error shows.
         let mut needs: Vec<(StageId, Option<Lines>)> = Vec::new();
+        let mut places = HashMap::new();
         for (id, lines) in base.into_iter().chain(steps) {
-            match needs.iter_mut().find(|(known, _)| *known == id) {
+            let at = *places.entry(id).or_insert(needs.len());
+            match needs.get_mut(at) {
                 Some(known) => known.1 = lines,
                 None => needs.push((id, lines)),
             }
