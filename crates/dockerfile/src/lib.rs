@@ -14,6 +14,7 @@ mod context;
 mod durations;
 mod entry;
 mod error;
+mod lint;
 mod lower;
 mod mounts;
 mod offline;
@@ -22,6 +23,7 @@ mod parse;
 mod plan;
 mod shell;
 mod source;
+mod subrequest;
 mod suggest;
 mod text;
 
