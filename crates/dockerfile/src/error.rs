@@ -26,7 +26,7 @@ impl CompileError {
 
     /// An error in the syntax of an instruction; the text begins as tools expect it.
     pub(crate) fn syntax(lines: Lines, message: impl std::fmt::Display) -> Self {
-        Self::at(lines, format!("dockerfile parse error on line {}: {message}", lines.first))
+        Self::at(lines, format!("{}{message}", syntax_prefix(lines)))
     }
 
     /// Adds the lines if none are known yet.
@@ -36,10 +36,12 @@ impl CompileError {
         self
     }
 
-    /// Points at other lines: those where the text came from.
+    /// Points at other lines: those that name where the text came from. Lines of that text are no longer told.
     #[must_use]
     pub(crate) fn moved_to(self, lines: Lines) -> Self {
-        Self { lines: Some(lines), ..self }
+        let prefix = self.lines.map(syntax_prefix).unwrap_or_default();
+        let message = self.message.strip_prefix(&prefix).unwrap_or(&self.message).to_owned();
+        Self { message, lines: Some(lines), ..self }
     }
 
     /// Which lines of the Dockerfile are wrong, counted from 1: first and last.
@@ -62,6 +64,10 @@ impl CompileError {
             _ => error,
         }
     }
+}
+
+fn syntax_prefix(lines: Lines) -> String {
+    format!("dockerfile parse error on line {}: ", lines.first)
 }
 
 impl From<BuildError> for CompileError {

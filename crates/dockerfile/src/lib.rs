@@ -14,7 +14,6 @@ mod context;
 mod durations;
 mod entry;
 mod error;
-mod lint;
 mod lower;
 mod mounts;
 mod offline;
@@ -23,7 +22,6 @@ mod parse;
 mod plan;
 mod shell;
 mod source;
-mod subrequest;
 mod suggest;
 mod text;
 

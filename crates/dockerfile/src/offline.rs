@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rbuild_digest::Digest;
 use rbuild_llb::{Definition, MarshalOptions, SourceInfo};
@@ -6,7 +7,6 @@ use rbuild_oci::{ImageConfig, Platform};
 
 use crate::context::{BuildContext, LocalContext};
 use crate::entry::offline_options;
-use crate::lint::{Finding, LintConfig, Linter};
 use crate::lower::lower;
 use crate::parse;
 use crate::plan::{BaseFiles, BaseImage, Missing, Plan};
@@ -34,8 +34,6 @@ pub fn compile_offline(
     text: &[u8],
     options: &BTreeMap<String, String>,
 ) -> Result<Lowered, CompileError> {
-    let directives = parse::directives(text).unwrap_or_default();
-    let lint = Linter::new(LintConfig::of(options, directives.check.as_deref())?);
     let options = offline_options(options)?;
     let source = Source::new(SourceInfo {
         filename: name.to_owned(),
@@ -43,23 +41,24 @@ pub fn compile_offline(
         definition: None,
         language: "Dockerfile".to_owned(),
     });
-    let parsed = parse::parse(text, &lint)?;
-    let mut plan = Plan::new(&parsed, &options, Vec::new(), &lint)?;
+    let parsed = parse::parse(text)?;
+    let mut plan = Plan::new(&parsed, &options, Vec::new())?;
     loop {
         let missing = plan.missing()?;
         if missing.is_empty() {
             break;
         }
         for need in missing {
+            let image = Arc::new(offline_image(&need));
             for stage in &need.stages {
-                plan.provide(*stage, offline_image(&need))?;
+                plan.provide(*stage, image.clone())?;
             }
         }
     }
-    let lowered = lower(&plan, &source, &options, &offline_context(), &lint)?;
+    let lowered = lower(&plan, &source, &options, &offline_context())?;
     let definition = lowered.state.marshal(&marshal_options(&options, text));
     let definition = definition.map_err(|error| CompileError::new(error.to_string()))?;
-    let warnings = lint.take().iter().map(Finding::short).collect();
+    let warnings = parsed.warnings.iter().map(|warning| warning.short.clone()).collect();
     Ok(Lowered { definition, config: lowered.image.to_json(), warnings })
 }
 

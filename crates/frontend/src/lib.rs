@@ -10,7 +10,6 @@
 mod bridge;
 mod error;
 mod frontend;
-pub mod subrequest;
 
 pub use bridge::{
     Bridge, BridgeRef, DirEntry, FileRange, ImageMeta, ImageQuery, ResolveMode, SharedRef, SolveRequest,
@@ -18,4 +17,3 @@ pub use bridge::{
 };
 pub use error::{BuildError, Detail, ErrorCode};
 pub use frontend::{Frontend, FrontendRequest, FrontendResult, ResultRefs};
-pub use subrequest::Subrequest;

@@ -72,10 +72,26 @@ fn is_zero(value: &i32) -> bool {
     *value == 0
 }
 
+/// Most bytes of a message before it is cut: what stands at its start says what went wrong, what stands at its
+/// end (an exit code, a cause) how. A command may have a heredoc of any size in between.
+const MESSAGE_HEAD: usize = 3 << 10;
+const MESSAGE_TAIL: usize = 1 << 10;
+
 /// The gRPC status that carries `error`.
 pub fn to_status(error: &BuildError) -> Status {
     let rpc = to_rpc_status(error);
-    Status::with_details(code_of(error.code), error.message.clone(), rpc.encode_to_vec().into())
+    Status::with_details(code_of(error.code), rpc.message.clone(), rpc.encode_to_vec().into())
+}
+
+/// A message that fits into a header.
+fn cut(message: &str) -> String {
+    if message.len() <= MESSAGE_HEAD + MESSAGE_TAIL {
+        return message.to_owned();
+    }
+    let boundary = |at: &usize| message.is_char_boundary(*at);
+    let head = (0..=MESSAGE_HEAD).rev().find(boundary).unwrap_or(0);
+    let tail = (message.len() - MESSAGE_TAIL..=message.len()).find(boundary).unwrap_or(message.len());
+    format!("{}…{}", &message[..head], &message[tail..])
 }
 
 /// The bytes of [`to_rpc_status`], as they are kept.
@@ -85,8 +101,9 @@ pub fn encode_error(error: &BuildError) -> Vec<u8> {
 
 /// The `google.rpc.Status` that carries `error`, as history records and `Return` use it.
 pub fn to_rpc_status(error: &BuildError) -> RpcStatus {
+    let message = cut(&error.message);
     let mut details = Vec::new();
-    let mut room = MAX_DETAILS.saturating_sub(error.message.len());
+    let mut room = MAX_DETAILS.saturating_sub(message.len());
     for detail in &error.details {
         let any = detail_to_any(detail);
         if let Some(left) = room.checked_sub(any.value.len() + any.type_url.len()) {
@@ -94,7 +111,7 @@ pub fn to_rpc_status(error: &BuildError) -> RpcStatus {
             details.push(any);
         }
     }
-    RpcStatus { code: code_of(error.code) as i32, message: error.message.clone(), details }
+    RpcStatus { code: code_of(error.code) as i32, message, details }
 }
 
 /// Reads an error that a frontend outside the daemon returned.
@@ -247,6 +264,21 @@ mod tests {
         let any = detail_to_any(&Detail::Exit(7));
         assert_eq!(any.type_url, "github.com/moby/buildkit/gatewayapi.ExitMessage+json");
         assert_eq!(any.value, br#"{"Code":7}"#);
+    }
+
+    #[test]
+    fn a_huge_message_keeps_its_head_its_tail_and_the_details() {
+        let message = format!("process \"{}\" did not complete: exit code: 7", "é\n".repeat(32 << 10));
+        let error = BuildError::new(ErrorCode::Unknown, message.clone()).with(Detail::Exit(7));
+        let status = to_status(&error);
+        assert!(status.message().len() <= (4 << 10) + '…'.len_utf8(), "{}", status.message().len());
+        assert!(status.message().starts_with("process \"é"));
+        assert!(status.message().contains('…') && status.message().ends_with("exit code: 7"));
+        let back = from_status(&status);
+        assert_eq!(back.message, status.message());
+        assert!(matches!(back.details[..], [Detail::Exit(7)]));
+        let short = "é".repeat(2 << 10);
+        assert_eq!(to_status(&BuildError::invalid(short.clone())).message(), short);
     }
 
     #[test]

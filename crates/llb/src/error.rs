@@ -84,6 +84,14 @@ pub enum LlbError {
         /// How many sources there are.
         count: usize,
     },
+    /// More sources than a definition may have.
+    #[error("definition has {count} sources, at most {limit} are allowed")]
+    TooManySources {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
     /// Definitions within definitions, too many levels of them.
     #[error("definitions are nested more than {0} levels deep")]
     NestedTooDeep(u32),

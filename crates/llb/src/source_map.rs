@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -59,6 +59,10 @@ impl Range {
     }
 }
 
+/// Most files of one definition. They are compared with each other; builds have one, those of other frontends
+/// a few.
+const MAX_INFOS: usize = 1_000;
+
 /// Where in a source something stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceLocation {
@@ -79,6 +83,9 @@ pub struct SourceMap {
 
 impl SourceMap {
     pub(crate) fn from_wire(source: &pb::Source, depth: u32) -> Result<Self, LlbError> {
+        if source.infos.len() > MAX_INFOS {
+            return Err(LlbError::TooManySources { count: source.infos.len(), limit: MAX_INFOS });
+        }
         let mut infos = Vec::with_capacity(source.infos.len());
         for info in &source.infos {
             infos.push(Arc::new(SourceInfo::from_wire_nested(info, depth)?));
@@ -103,24 +110,53 @@ impl SourceMap {
     }
 
     pub(crate) fn to_wire(&self) -> pb::Source {
-        let mut infos: Vec<&Arc<SourceInfo>> = self.infos.iter().collect();
+        let mut infos = SourceInfos::default();
+        for info in &self.infos {
+            infos.push(info);
+        }
         let mut locations = BTreeMap::new();
         for (vertex, places) in &self.locations {
             let list = places.iter().map(|place| {
-                let known = infos
-                    .iter()
-                    .position(|info| Arc::ptr_eq(info, &place.info))
-                    .or_else(|| infos.iter().position(|info| **info == place.info));
-                let index = known.unwrap_or_else(|| {
-                    infos.push(&place.info);
-                    infos.len() - 1
-                });
+                let index = infos.index(&place.info);
                 let ranges = place.ranges.iter().map(|r| r.to_wire()).collect();
                 pb::Location { source_index: i32::try_from(index).unwrap_or(i32::MAX), ranges }
             });
             locations.insert(vertex.to_string(), pb::Locations { locations: list.collect() });
         }
-        pb::Source { locations, infos: infos.into_iter().map(|info| info.to_wire()).collect() }
+        pb::Source { locations, infos: infos.list.iter().map(|info| info.to_wire()).collect() }
+    }
+}
+
+/// Files by number. Most locations share a few of them: what was seen is known by its address, and only what
+/// wasn't is compared.
+#[derive(Debug, Default)]
+pub(crate) struct SourceInfos {
+    pub(crate) list: Vec<Arc<SourceInfo>>,
+    /// Holds what it knows, so that no address is used again.
+    known: HashMap<usize, (Arc<SourceInfo>, usize)>,
+}
+
+impl SourceInfos {
+    /// The number of a file, which joins the list unless an equal one is there.
+    pub(crate) fn index(&mut self, info: &Arc<SourceInfo>) -> usize {
+        if let Some((_, index)) = self.known.get(&Arc::as_ptr(info).addr()) {
+            return *index;
+        }
+        match self.list.iter().position(|other| other == info) {
+            Some(index) => {
+                self.known.insert(Arc::as_ptr(info).addr(), (info.clone(), index));
+                index
+            }
+            None => self.push(info),
+        }
+    }
+
+    /// Adds a file even if an equal one is there.
+    fn push(&mut self, info: &Arc<SourceInfo>) -> usize {
+        let index = self.list.len();
+        self.list.push(info.clone());
+        self.known.entry(Arc::as_ptr(info).addr()).or_insert_with(|| (info.clone(), index));
+        index
     }
 }
 
@@ -151,5 +187,20 @@ impl SourceInfo {
             definition: self.definition.as_ref().map(Definition::to_wire),
             language: self.language.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_files_have_one_number() {
+        let file = |name: &str| Arc::new(SourceInfo { filename: name.to_owned(), ..SourceInfo::default() });
+        let (first, same, other) = (file("a"), file("a"), file("b"));
+        let mut infos = SourceInfos::default();
+        let numbers = [&first, &other, &same, &first, &other, &same].map(|info| infos.index(info));
+        assert_eq!(numbers, [0, 1, 0, 0, 1, 0]);
+        assert_eq!(infos.list.len(), 2);
     }
 }

@@ -233,12 +233,16 @@ fn shm_size(text: &str) -> Result<i64, BuildError> {
     if text.is_empty() {
         return Ok(0);
     }
-    text.parse().map_err(|_| {
+    let size = text.parse().map_err(|_| {
         let shown = crate::text::quote(text);
         BuildError::invalid(format!(
             "failed to parse shm size: strconv.ParseInt: parsing {shown}: invalid syntax"
         ))
-    })
+    })?;
+    if size < 0 {
+        return Err(BuildError::invalid(format!("failed to parse shm size: {size} is negative")));
+    }
+    Ok(size)
 }
 
 /// `host=ip,…`.
@@ -344,6 +348,7 @@ mod tests {
             ("ulimit", "foo"),
             ("add-hosts", "x"),
             ("shm-size", "x"),
+            ("shm-size", "-1"),
             ("platform", "foo"),
             ("image-resolve-mode", "x"),
             ("force-network-mode", "x"),

@@ -1,52 +1,106 @@
+use percent_encoding::percent_decode_str;
 use rbuild_digest::Digest;
-use rbuild_llb::{Constraints, CopyAction, FileActions, HttpOptions, State};
+use rbuild_llb::git::GitUrl;
+use rbuild_llb::{Constraints, CopyAction, FileActions, GitOptions, HttpOptions, State};
 
+use super::copy::{Expanded, copy_path};
 use super::paths;
 use super::stage::{StageLowering, with_command};
-use crate::CompileError;
 use crate::parse::CopyCommand;
+use crate::plan::Step;
+use crate::{CompileError, text};
 
-/// Whether a source of ADD is fetched.
-pub(super) fn is_http(source: &str) -> bool {
-    (source.starts_with("http://") || source.starts_with("https://")) && !is_git(source)
+/// What a source of ADD or COPY is.
+pub(super) enum Source {
+    /// Files of the context or of a stage.
+    Local,
+    /// A file that is fetched.
+    Http,
+    /// A repository.
+    Git(Box<GitUrl>),
 }
 
-/// Whether a source of ADD is a repository.
-fn is_git(source: &str) -> bool {
-    let bare = source.split(['#', '?']).next().unwrap_or(source);
-    let scheme = |prefix: &str| source.starts_with(prefix);
-    let scp = bare
-        .split_once(':')
-        .is_some_and(|(host, path)| host.contains('@') && !host.contains('/') && !path.starts_with("//"));
-    scheme("git://")
-        || scheme("ssh://")
-        || scp
-        || ((scheme("http://") || scheme("https://")) && bare.ends_with(".git"))
-        || (scheme("github.com/") && bare.ends_with(".git"))
-}
+impl Source {
+    /// Tells by the text. Errors: it is the address of a repository, but no good one.
+    pub(super) fn of(source: &str) -> Result<Self, CompileError> {
+        match GitUrl::parse(source) {
+            Ok(Some(url)) if !url.looks_local => return Ok(Self::Git(Box::new(url))),
+            Err(error) if !source.starts_with("github.com/") => {
+                return Err(CompileError::new(error.to_string()));
+            }
+            _ => {}
+        }
+        let http = source.starts_with("http://") || source.starts_with("https://");
+        Ok(if http { Self::Http } else { Self::Local })
+    }
 
-/// Refuses what a source in the context can't have.
-pub(super) fn check_local(source: &str, copy: &CopyCommand, add: bool) -> Result<(), CompileError> {
-    if add && is_git(source) {
-        return Err(CompileError::new(format!(
-            "ADD from a git repository is not supported by rbuild yet: `{source}`"
-        )));
+    /// Refuses what COPY does not fetch.
+    pub(super) fn check_copied(source: &str) -> Result<(), CompileError> {
+        match Self::of(source) {
+            Ok(Self::Local) => Ok(()),
+            Ok(Self::Http) => Err(CompileError::new("source can't be a URL for COPY")),
+            Ok(Self::Git(_)) | Err(_) => Err(CompileError::new("source can't be a git ref for COPY")),
+        }
     }
-    if !copy.checksum.is_empty() {
-        return Err(CompileError::new("checksum requires HTTP(S) or Git sources"));
-    }
-    Ok(())
 }
 
 impl StageLowering<'_, '_> {
-    /// A source that is fetched over HTTP.
-    pub(super) fn download(
+    /// One source of ADD.
+    pub(super) fn add_source(
         &self,
         actions: FileActions,
-        url: &str,
+        step: &Step,
         copy: &CopyCommand,
-        common: &CopyAction,
-        name: &str,
+        expanded: &Expanded,
+        (source, files): (&str, &State),
+    ) -> Result<FileActions, CompileError> {
+        match Source::of(source)? {
+            Source::Git(url) => self.clone_repository(actions, step, copy, expanded, &url),
+            Source::Http => self.download(actions, step, copy, expanded, source),
+            Source::Local if !copy.checksum.is_empty() => {
+                Err(CompileError::new("checksum requires HTTP(S) or Git sources"))
+            }
+            Source::Local => Ok(copy_path(actions, copy, expanded, (source, files), true)),
+        }
+    }
+
+    /// A source that is a repository.
+    fn clone_repository(
+        &self,
+        actions: FileActions,
+        step: &Step,
+        copy: &CopyCommand,
+        expanded: &Expanded,
+        url: &GitUrl,
+    ) -> Result<FileActions, CompileError> {
+        let constraints = Constraints::default().custom_name(self.step_name(step, ""));
+        let mut options = GitOptions { constraints, ..GitOptions::of(url) };
+        if let Some(keep) = copy.keep_git_dir {
+            if url.options.keep_git_dir.is_some_and(|asked| asked != keep) {
+                return Err(CompileError::new("inconsistent keep-git-dir configuration"));
+            }
+            options.keep_git_dir = keep;
+        }
+        let checksum = self.expand(&copy.checksum)?;
+        if !checksum.is_empty() {
+            if url.options.checksum.as_ref().is_some_and(|asked| *asked != checksum) {
+                let (given, asked) = (text::quote(&checksum), text::quote(&options.checksum));
+                return Err(CompileError::new(format!("checksum mismatch {given} != {asked}")));
+            }
+            options.checksum = checksum;
+        }
+        let action = CopyAction { src: "/".to_owned(), ..expanded.action() };
+        Ok(actions.copy(&State::git(url, options), action))
+    }
+
+    /// A source that is fetched over HTTP.
+    fn download(
+        &self,
+        actions: FileActions,
+        step: &Step,
+        copy: &CopyCommand,
+        expanded: &Expanded,
+        url: &str,
     ) -> Result<FileActions, CompileError> {
         let checksum = self.expand(&copy.checksum)?;
         let checksum = match checksum.as_str() {
@@ -55,43 +109,22 @@ impl StageLowering<'_, '_> {
                 Some(Digest::parse(text).map_err(|_| CompileError::new("invalid checksum digest format"))?)
             }
         };
-        let parsed = url::Url::parse(url).map_err(|error| {
-            CompileError::new(format!("invalid URL {}: {error}", crate::text::quote(url)))
-        })?;
-        let path = percent_decoded(parsed.path());
+        let parsed = url::Url::parse(url)
+            .map_err(|error| CompileError::new(format!("invalid URL {}: {error}", text::quote(url))))?;
+        let path = percent_decode_str(parsed.path()).decode_utf8_lossy();
         let filename = match paths::base(&path) {
             "." | "/" => "__unnamed__".to_owned(),
             base => base.to_owned(),
         };
-        let constraints = with_command(Constraints::default().custom_name(name), "");
+        let constraints = with_command(Constraints::default().custom_name(self.step_name(step, "")), "");
         let options =
             HttpOptions { checksum, filename: filename.clone(), constraints, ..HttpOptions::default() };
         let fetched = State::http(url, options);
         let action = CopyAction {
             src: format!("/{filename}"),
             attempt_unpack: copy.unpack.unwrap_or(false),
-            ..common.clone()
+            ..expanded.action()
         };
         Ok(actions.copy(&fetched, action))
     }
-}
-
-/// `%20` and the like resolved; what is no valid escape stays.
-fn percent_decoded(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        match hex.and_then(|digits| u8::from_str_radix(digits, 16).ok()).filter(|_| byte == b'%') {
-            Some(decoded) => {
-                out.push(decoded);
-                rest = &tail[2..];
-            }
-            None => {
-                out.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }

@@ -12,6 +12,11 @@ use crate::text::{plain_list, quote_list};
 /// The shell when neither SHELL nor the base image names one.
 const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
 
+/// Most ports of one EXPOSE: all there are, of each protocol.
+const MAX_PORTS: usize = 3 * 65_536;
+/// What a port costs at most, as text in the history and as text in the config: `65535/sctp`, twice.
+const PORT_BYTES: usize = 20;
+
 impl StageLowering<'_, '_> {
     /// The words of a command, through the shell if it is one string.
     pub(super) fn command(&self, form: &ShellForm) -> Vec<String> {
@@ -32,7 +37,6 @@ impl StageLowering<'_, '_> {
     }
 
     pub(super) fn cmd(&mut self, form: &ShellForm) -> Result<(), CompileError> {
-        self.check_command("CMD", form);
         let words = self.command(form);
         self.commit(format!("CMD {}", quote_list(&words)), false);
         let config = &mut self.built.image.config;
@@ -43,7 +47,6 @@ impl StageLowering<'_, '_> {
     }
 
     pub(super) fn entrypoint(&mut self, form: &ShellForm) -> Result<(), CompileError> {
-        self.check_command("ENTRYPOINT", form);
         let words = self.command(form);
         self.commit(format!("ENTRYPOINT {}", quote_list(&words)), false);
         self.built.image.config.entrypoint = words;
@@ -53,15 +56,7 @@ impl StageLowering<'_, '_> {
         Ok(())
     }
 
-    fn check_command(&mut self, keyword: &'static str, form: &ShellForm) {
-        self.built.checks.single(self.cx.lint, keyword, self.lines);
-        if form.shell && self.built.image.config.shell.is_empty() {
-            self.cx.lint.shell_form(keyword, self.lines);
-        }
-    }
-
     pub(super) fn healthcheck(&mut self, check: &HealthCommand) -> Result<(), CompileError> {
-        self.built.checks.single(self.cx.lint, "HEALTHCHECK", self.lines);
         self.commit(
             format!(
                 "HEALTHCHECK {{Test:{} Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
@@ -91,8 +86,13 @@ impl StageLowering<'_, '_> {
         words.sort();
         for word in words {
             for port in self.expand_words(&word)? {
-                self.cx.lint.port(&port, self.lines);
-                all.extend(network::parse_ports(&port).map_err(CompileError::new)?);
+                let ports = network::parse_ports(&port).map_err(CompileError::new)?;
+                if all.len() + ports.len() > MAX_PORTS {
+                    return Err(CompileError::new(format!("EXPOSE names more than {MAX_PORTS} ports")));
+                }
+                // Every instruction lists its ports in the history.
+                self.cx.spend(ports.len() * PORT_BYTES)?;
+                all.extend(ports);
             }
         }
         self.commit(format!("EXPOSE {}", plain_list(&all)), false);
@@ -140,7 +140,6 @@ impl StageLowering<'_, '_> {
 
     pub(super) fn workdir(&mut self, step: &Step, path: &str) -> Result<(), CompileError> {
         let path = self.expand(path)?;
-        self.built.checks.workdir(self.cx.lint, &path, self.lines);
         let current = match self.built.image.config.working_dir.as_str() {
             "" => "/",
             dir => dir,

@@ -1,14 +1,15 @@
 use rbuild_llb::{Chmod, Chown, Constraints, CopyAction, FileActions, MkfileAction, State};
 
-use super::stage::StageLowering;
-use super::{add, paths};
+use super::add::Source;
+use super::paths;
+use super::stage::{EnvOf, StageLowering};
 use crate::CompileError;
 use crate::parse::{CopyCommand, Inline};
 use crate::plan::{From, Step};
 use crate::shell::Lexer;
 
 /// COPY or ADD with its variables expanded.
-struct Expanded {
+pub(super) struct Expanded {
     sources: Vec<String>,
     dest: String,
     /// The destination before it was made absolute.
@@ -30,12 +31,13 @@ impl StageLowering<'_, '_> {
         if !copy.checksum.is_empty() && expanded.sources.len() != 1 {
             return Err(CompileError::new("checksum can't be specified for multiple sources"));
         }
+        let files = self.files(step, &expanded.sources)?;
         for source in &expanded.sources {
-            actions = if add && add::is_http(source) {
-                self.download(actions, source, copy, &expanded_action(&expanded), &name)?
+            actions = if add {
+                self.add_source(actions, step, copy, &expanded, (source, &files))?
             } else {
-                add::check_local(source, copy, add)?;
-                self.copy_path(actions, step, copy, &expanded, source, add)?
+                Source::check_copied(source)?;
+                copy_path(actions, copy, &expanded, (source, &files), false)
             };
         }
         for document in &copy.inline {
@@ -63,10 +65,10 @@ impl StageLowering<'_, '_> {
     }
 
     fn expand_copy(&self, copy: &CopyCommand) -> Result<Expanded, CompileError> {
-        let chown = self.expand(&copy.chown)?;
-        let chmod = self.expand(&copy.chmod)?;
         let sources = copy.sources.iter().map(|source| self.expand(source));
         let sources = sources.collect::<Result<Vec<_>, _>>()?;
+        let chown = self.expand(&copy.chown)?;
+        let chmod = self.expand(&copy.chmod)?;
         let mode = parse_mode(&chmod)?;
         let written = self.expand(&copy.dest)?;
         Ok(Expanded {
@@ -83,39 +85,12 @@ impl StageLowering<'_, '_> {
         })
     }
 
-    fn copy_path(
-        &mut self,
-        actions: FileActions,
-        step: &Step,
-        copy: &CopyCommand,
-        expanded: &Expanded,
-        source: &str,
-        add: bool,
-    ) -> Result<FileActions, CompileError> {
-        let sources: Vec<&str> = match step.from.first() {
-            // The context is shared by all instructions, other directories are not.
-            Some(From::Context) | None => vec![source],
-            _ => expanded.sources.iter().map(String::as_str).collect(),
-        };
-        let whence = step.from.first().copied().unwrap_or(From::Context);
-        if whence == From::Context {
-            let keyword = if add { "Add" } else { "Copy" };
-            self.cx.lint.context_path(keyword, &paths::clean(source), &self.cx.ignored, self.lines);
-        }
-        let from = self.cx.files(whence, &sources)?;
-        let mut action = CopyAction {
-            src: paths::clean_rooted(source),
-            follow_symlink: true,
-            dir_copy_contents: true,
-            attempt_unpack: add && copy.unpack.unwrap_or(true),
-            allow_wildcard: true,
-            allow_empty_wildcard: true,
-            ..expanded_action(expanded)
-        };
-        if copy.parents {
-            with_parents(&mut action, source);
-        }
-        Ok(actions.copy(&from, action))
+    /// Where the sources that are not fetched lie.
+    fn files(&mut self, step: &Step, sources: &[String]) -> Result<State, CompileError> {
+        // Upstream takes a repository over ssh for a path, too; so equal files give equal LLB.
+        let web = |source: &&str| source.starts_with("http://") || source.starts_with("https://");
+        let paths: Vec<&str> = sources.iter().map(String::as_str).filter(|source| !web(source)).collect();
+        self.cx.files(step.from.first().copied().unwrap_or(From::Context), &paths)
     }
 
     fn copy_document(
@@ -125,7 +100,9 @@ impl StageLowering<'_, '_> {
         expanded: &Expanded,
     ) -> Result<FileActions, CompileError> {
         let text = if document.expand {
-            self.expand_with(Lexer::document(self.escape()), &document.text)?.text
+            let lexer = Lexer::document(self.escape());
+            let env = EnvOf(&self.built.state);
+            lexer.expand(&document.text, &env, &self.cx.budget).map_err(CompileError::new)?.text
         } else {
             document.text.clone()
         };
@@ -134,7 +111,7 @@ impl StageLowering<'_, '_> {
             MkfileAction { path: path.clone(), mode: 0o644, data: text.into(), ..MkfileAction::default() };
         let constraints = Constraints::default().custom_name("[internal] preparing inline document");
         let state = State::scratch().file(FileActions::new().mkfile(file), constraints);
-        Ok(actions.copy(&state, CopyAction { src: path, ..expanded_action(expanded) }))
+        Ok(actions.copy(&state, CopyAction { src: path, ..expanded.action() }))
     }
 
     /// Performs the actions upon the stage; with `--link` beside it.
@@ -177,16 +154,41 @@ impl StageLowering<'_, '_> {
     }
 }
 
-/// What all actions of one instruction have in common.
-fn expanded_action(expanded: &Expanded) -> CopyAction {
-    CopyAction {
-        dest: expanded.dest.clone(),
-        owner: expanded.owner.clone(),
-        mode: expanded.mode.clone(),
-        create_dest_path: true,
-        exclude_patterns: expanded.excludes.clone(),
-        ..CopyAction::default()
+impl Expanded {
+    /// What all actions of one instruction have in common.
+    pub(super) fn action(&self) -> CopyAction {
+        CopyAction {
+            dest: self.dest.clone(),
+            owner: self.owner.clone(),
+            mode: self.mode.clone(),
+            create_dest_path: true,
+            exclude_patterns: self.excludes.clone(),
+            ..CopyAction::default()
+        }
     }
+}
+
+/// Copies a source that is not fetched from where it lies.
+pub(super) fn copy_path(
+    actions: FileActions,
+    copy: &CopyCommand,
+    expanded: &Expanded,
+    (source, files): (&str, &State),
+    add: bool,
+) -> FileActions {
+    let mut action = CopyAction {
+        src: paths::clean_rooted(source),
+        follow_symlink: true,
+        dir_copy_contents: true,
+        attempt_unpack: add && copy.unpack.unwrap_or(true),
+        allow_wildcard: true,
+        allow_empty_wildcard: true,
+        ..expanded.action()
+    };
+    if copy.parents {
+        with_parents(&mut action, source);
+    }
+    actions.copy(files, action)
 }
 
 /// `--parents`: what stands before `/./` is where the copy starts, the rest is kept.

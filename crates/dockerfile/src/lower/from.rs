@@ -5,7 +5,6 @@ use rbuild_oci::{ImageConfig, Platform};
 use super::Lowering;
 use super::stage::{Built, DEFAULT_PATH, with_command};
 use crate::CompileError;
-use crate::lint::StageLint;
 use crate::plan::{Base, BaseFiles, BaseImage, Stage};
 
 impl Lowering<'_> {
@@ -34,7 +33,6 @@ impl Lowering<'_> {
             from_scratch: true,
             cmd_set: false,
             args: Vec::new(),
-            checks: StageLint::default(),
         }
     }
 
@@ -43,7 +41,6 @@ impl Lowering<'_> {
         let mut built = base.clone();
         built.image.config.on_build.clear();
         built.cmd_set = false;
-        built.checks = base.checks.based_on();
         // `--platform` of a stage upon a stage changes nothing.
         // ARGs of the base stay, unless the image has a variable of the same name.
         built.state = with_config(built.state, &built.image).platform(built.platform.clone());
@@ -79,16 +76,8 @@ impl Lowering<'_> {
         let is_step = matches!(base.files, BaseFiles::Image(_)) && !empty && !stage.implicit;
         let platform = stage.platform.clone();
         let base = Some(original);
-        let built = Built {
-            state,
-            image,
-            base,
-            platform,
-            from_scratch: empty,
-            cmd_set: false,
-            args: Vec::new(),
-            checks: StageLint::default(),
-        };
+        let built =
+            Built { state, image, base, platform, from_scratch: empty, cmd_set: false, args: Vec::new() };
         Ok((built, is_step))
     }
 
@@ -113,7 +102,7 @@ impl Lowering<'_> {
 }
 
 /// An image without any layer is an empty file system: nothing has to be pulled.
-pub(crate) fn is_empty(image: &ImageConfig) -> bool {
+fn is_empty(image: &ImageConfig) -> bool {
     image.rootfs.diff_ids.is_empty() && image.history.iter().all(|entry| entry.empty_layer)
 }
 

@@ -2,7 +2,7 @@
 
 /// The ports that a word of EXPOSE names: `80`, `80/udp`, `8000-8010`. An address or a host's port before it is
 /// left out.
-pub(super) fn parse_ports(word: &str) -> Result<Vec<String>, String> {
+pub(super) fn parse_ports(word: &str) -> Result<impl ExactSizeIterator<Item = String>, String> {
     let (ports, proto) = match word.split_once('/') {
         Some((ports, proto)) => (ports, proto.to_lowercase()),
         None => (word, "tcp".to_owned()),
@@ -23,7 +23,8 @@ pub(super) fn parse_ports(word: &str) -> Result<Vec<String>, String> {
     if !matches!(proto.as_str(), "tcp" | "udp" | "sctp") {
         return Err(format!("invalid port: {}: invalid proto: {proto}", crate::text::quote(word)));
     }
-    Ok((first..=last).map(|port| format!("{port}/{proto}")).collect())
+    // As 32 bits, for the last port may be the last number of 16 bits.
+    Ok((u32::from(first)..u32::from(last) + 1).map(move |port| format!("{port}/{proto}")))
 }
 
 const SIGNALS: [&str; 35] = [
@@ -54,11 +55,13 @@ mod tests {
 
     #[test]
     fn ports_have_ranges_and_protocols() {
-        assert_eq!(parse_ports("80").unwrap(), ["80/tcp"]);
-        assert_eq!(parse_ports("8000-8001/UDP").unwrap(), ["8000/udp", "8001/udp"]);
-        assert_eq!(parse_ports("127.0.0.1:80:90").unwrap(), ["90/tcp"]);
-        assert_eq!(parse_ports("abc").unwrap_err(), "invalid containerPort: abc");
-        assert_eq!(parse_ports("80/foo").unwrap_err(), "invalid port: \"80/foo\": invalid proto: foo");
+        let ports = |word| parse_ports(word).map(|ports| ports.collect::<Vec<_>>());
+        assert_eq!(ports("80").unwrap(), ["80/tcp"]);
+        assert_eq!(ports("8000-8001/UDP").unwrap(), ["8000/udp", "8001/udp"]);
+        assert_eq!(ports("127.0.0.1:80:90").unwrap(), ["90/tcp"]);
+        assert_eq!(ports("0-65535").unwrap().len(), 65_536);
+        assert_eq!(ports("abc").unwrap_err(), "invalid containerPort: abc");
+        assert_eq!(ports("80/foo").unwrap_err(), "invalid port: \"80/foo\": invalid proto: foo");
     }
 
     #[test]

@@ -89,6 +89,7 @@ pub(crate) struct CopyCommand {
     pub(crate) excludes: Vec<String>,
     pub(crate) checksum: String,
     pub(crate) unpack: Option<bool>,
+    pub(crate) keep_git_dir: Option<bool>,
 }
 
 /// HEALTHCHECK; times in nanoseconds.
@@ -327,6 +328,7 @@ fn copy(node: &Node, add: bool) -> Result<Command, CompileError> {
         excludes: flags.values("exclude"),
         checksum: flags.text("checksum"),
         unpack: flags.value("unpack").map(|value| value == "true"),
+        keep_git_dir: flags.value("keep-git-dir").map(|value| value == "true"),
     });
     Ok(if add { Command::Add(command) } else { Command::Copy(command) })
 }

@@ -15,16 +15,25 @@ mod words;
 pub(crate) use command::{
     ArgCommand, Command, CopyCommand, HealthCommand, Inline, Pair, RunCommand, ShellForm, parse_command,
 };
-pub(crate) use directive::{detect_syntax, directives};
+pub(crate) use directive::detect_syntax;
 pub(crate) use heredoc::is_heredoc;
-pub(crate) use node::{is_legacy_pair, parse_nodes, parse_trigger};
-pub(crate) use stage::{FromCommand, GlobalArg, Instruction, Parsed, StageSource, parse_stages};
+pub(crate) use node::{parse_nodes, parse_trigger};
+pub(crate) use stage::{Instruction, Parsed, StageSource, parse_stages};
 
 use crate::CompileError;
-use crate::lint::Linter;
+use crate::source::Lines;
+
+/// Something about the text that works but should not be written so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ParseWarning {
+    pub(crate) lines: Lines,
+    pub(crate) short: String,
+    pub(crate) detail: &'static str,
+    pub(crate) url: &'static str,
+}
 
 /// Parses a whole Dockerfile.
-pub(crate) fn parse(text: &[u8], lint: &Linter) -> Result<Parsed, CompileError> {
+pub(crate) fn parse(text: &[u8]) -> Result<Parsed, CompileError> {
     let file = parse_nodes(text)?;
-    parse_stages(file, lint)
+    parse_stages(file)
 }

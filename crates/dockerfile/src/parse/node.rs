@@ -1,3 +1,4 @@
+use super::ParseWarning;
 use super::directive::Directives;
 use super::heredoc::{Heredoc, heredocs_of};
 use super::lines::{LineReader, MAX_FILE_BYTES, continued, is_comment, trim_newline};
@@ -43,8 +44,6 @@ pub(crate) struct Node {
     pub(crate) heredocs: Vec<Heredoc>,
     /// Where it stands, heredocs included.
     pub(crate) lines: Lines,
-    /// The comments above, up to an empty one; an empty line does not end them.
-    pub(crate) comments: Vec<String>,
 }
 
 /// The words of an instruction.
@@ -65,8 +64,7 @@ pub(crate) enum NodeArgs {
 pub(crate) struct NodeFile {
     pub(crate) directives: Directives,
     pub(crate) nodes: Vec<Node>,
-    /// The last lines of instructions that are continued by empty ones.
-    pub(crate) empty_continuations: Vec<u32>,
+    pub(crate) warnings: Vec<ParseWarning>,
     pub(crate) line_count: u32,
 }
 
@@ -84,26 +82,18 @@ pub(crate) fn parse_nodes(text: &[u8]) -> Result<NodeFile, CompileError> {
     let escape = directives.escape;
     let mut file = NodeFile { directives, ..NodeFile::default() };
     let mut reader = LineReader::new(&text);
-    let mut comments = Vec::new();
     while let Some(line) = reader.next()? {
         let first = reader.number;
         let line = trim_newline(line).trim_start();
-        if let Some(comment) = line.strip_prefix('#') {
-            if first > file.directives.lines {
-                add_comment(&mut comments, comment.trim());
-            }
+        if line.is_empty() || is_comment(line) {
             continue;
         }
-        if line.is_empty() {
-            continue;
-        }
-        let joined = join_continued(line, &mut reader, escape, &mut file.empty_continuations)?;
+        let joined = join_continued(line, &mut reader, escape, &mut file.warnings)?;
         let mut lines = Lines { first, last: reader.number };
         let mut node = parse_node(&joined, escape, lines)?;
         read_heredocs(&mut node, &joined, &mut reader, escape)?;
         lines.last = reader.number;
         node.lines = lines;
-        node.comments = std::mem::take(&mut comments);
         file.nodes.push(node);
     }
     file.line_count = reader.number;
@@ -113,23 +103,30 @@ pub(crate) fn parse_nodes(text: &[u8]) -> Result<NodeFile, CompileError> {
     Ok(file)
 }
 
-fn add_comment(comments: &mut Vec<String>, text: &str) {
-    if text.is_empty() {
-        comments.clear();
-    } else {
-        comments.push(text.to_owned());
-    }
-}
-
-/// Parses a trigger that a base image carries: one instruction, its documents below.
+/// Parses a trigger that a base image carries: one instruction, its documents below. All errors are at `lines`,
+/// where the base is named: the text itself is not in the file.
 pub(crate) fn parse_trigger(text: &str, escape: char, lines: Lines) -> Result<Node, CompileError> {
     let mut reader = LineReader::new(text);
-    let first = reader.next()?.map(|line| trim_newline(line).trim_start()).unwrap_or_default();
-    let joined = join_continued(first, &mut reader, escape, &mut Vec::new())?;
-    let mut node = parse_node(&joined, escape, lines)?;
-    read_heredocs(&mut node, &joined, &mut reader, escape).map_err(|error| error.moved_to(lines))?;
+    let mut node = next_trigger(&mut reader, escape, lines).map_err(|error| error.moved_to(lines))?;
     node.lines = lines;
     Ok(node)
+}
+
+fn next_trigger(reader: &mut LineReader<'_>, escape: char, lines: Lines) -> Result<Node, CompileError> {
+    let mut node = None;
+    while let Some(line) = reader.next()? {
+        let line = trim_newline(line).trim_start();
+        if line.is_empty() || is_comment(line) {
+            continue;
+        }
+        if node.is_some() {
+            return Err(CompileError::new("onbuild trigger should be a single expression"));
+        }
+        let joined = join_continued(line, reader, escape, &mut Vec::new())?;
+        let read = node.insert(parse_node(&joined, escape, lines)?);
+        read_heredocs(read, &joined, reader, escape)?;
+    }
+    node.ok_or_else(|| CompileError::new("file with no instructions"))
 }
 
 /// Joins a line with those that continue it; comments between them are dropped.
@@ -137,18 +134,18 @@ fn join_continued(
     first: &str,
     reader: &mut LineReader<'_>,
     escape: char,
-    empty_continuations: &mut Vec<u32>,
+    warnings: &mut Vec<ParseWarning>,
 ) -> Result<String, CompileError> {
     let Some(body) = continued(first, escape) else { return Ok(first.to_owned()) };
     let mut joined = body.to_owned();
-    let mut empty_line = false;
+    let mut empty_line = None;
     while let Some(line) = reader.next()? {
         let line = trim_newline(line);
         if is_comment(line) {
             continue;
         }
         if line.trim_start().is_empty() {
-            empty_line = true;
+            empty_line = Some(reader.number);
             continue;
         }
         match continued(line, escape) {
@@ -159,8 +156,14 @@ fn join_continued(
             }
         }
     }
-    if empty_line {
-        empty_continuations.push(reader.number);
+    if empty_line.is_some() {
+        let number = reader.number;
+        warnings.push(ParseWarning {
+            lines: Lines::one(number),
+            short: format!("NoEmptyContinuation: Empty continuation line (line {number})"),
+            detail: "Empty continuation lines will become errors in a future release",
+            url: "https://docs.docker.com/go/dockerfile/rule/no-empty-continuation/",
+        });
     }
     Ok(joined)
 }
@@ -219,15 +222,7 @@ fn parse_node(line: &str, escape: char, lines: Lines) -> Result<Node, CompileErr
         "maintainer" | "stopsignal" | "user" | "workdir" => NodeArgs::Words(whole(rest)),
         _ => NodeArgs::Words(fields(rest)),
     };
-    Ok(Node {
-        keyword,
-        original: line.to_owned(),
-        flags,
-        args,
-        heredocs: Vec::new(),
-        lines,
-        comments: Vec::new(),
-    })
+    Ok(Node { keyword, original: line.to_owned(), flags, args, heredocs: Vec::new(), lines })
 }
 
 /// The error for a word that is no instruction; the suggestion follows the word's case.
@@ -263,7 +258,6 @@ fn nested(rest: &str, escape: char, lines: Lines) -> Result<NodeArgs, CompileErr
             args: NodeArgs::Words(whole(tail)),
             heredocs: Vec::new(),
             lines,
-            comments: Vec::new(),
         };
         return Ok(NodeArgs::Nested(Box::new(node)));
     }
@@ -298,12 +292,6 @@ fn health_words(rest: &str, lines: Lines) -> Result<NodeArgs, CompileError> {
         }
         other => other,
     })
-}
-
-/// Whether ENV or LABEL is written in the old form: a name, white space, the value.
-pub(crate) fn is_legacy_pair(original: &str, escape: char) -> bool {
-    let rest = original.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim());
-    quoted_fields(rest, escape).first().is_some_and(|first| !first.contains('='))
 }
 
 /// `name=value …`, or the old form of one name and the rest of the line.

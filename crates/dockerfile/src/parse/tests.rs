@@ -1,20 +1,15 @@
-use std::time::{Duration, Instant};
-
 use proptest::prelude::*;
 
 use super::{Command, detect_syntax, parse};
-use crate::lint::Linter;
 
 #[test]
-fn ten_megabytes_of_backslashes_are_a_quick_error() {
+fn ten_megabytes_of_backslashes_are_no_more_than_a_long_line() {
     for text in [
         "\\".repeat(10 << 20),
         "\\\n".repeat(5 << 20),
         "FROM scratch\nRUN ".to_owned() + &"\\\n".repeat(5 << 20),
     ] {
-        let start = Instant::now();
-        let outcome = parse(text.as_bytes(), &Linter::default());
-        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+        let outcome = parse(text.as_bytes());
         if !text.starts_with("FROM") {
             let error = outcome.unwrap_err();
             let shown = error.to_string();
@@ -25,13 +20,13 @@ fn ten_megabytes_of_backslashes_are_a_quick_error() {
 
 #[test]
 fn files_that_are_too_large_are_refused() {
-    let error = parse(&vec![b'\n'; super::lines::MAX_FILE_BYTES + 1], &Linter::default()).unwrap_err();
+    let error = parse(&vec![b'\n'; super::lines::MAX_FILE_BYTES + 1]).unwrap_err();
     assert!(error.to_string().contains("bytes"), "{error}");
 }
 
 #[test]
 fn directives_stand_at_the_top_and_once() {
-    let at = |text: &str| parse(text.as_bytes(), &Linter::default()).map(|p| p.directives.escape);
+    let at = |text: &str| parse(text.as_bytes()).map(|p| p.directives.escape);
     assert_eq!(at("# escape=`\nFROM a").unwrap(), '`');
     assert_eq!(at("# x\n# escape=`\nFROM a").unwrap(), '\\');
     assert_eq!(at("\n# escape=`\nFROM a").unwrap(), '\\');
@@ -41,7 +36,7 @@ fn directives_stand_at_the_top_and_once() {
     let error = at("# escape=`\n# escape=\\\nFROM a").unwrap_err();
     assert_eq!(error.to_string(), "only one escape parser directive can be used");
     assert_eq!(error.lines(), Some((2, 2)));
-    let parsed = parse(b"# Syntax = a/b:1 \n#check=skip=all\nFROM a", &Linter::default()).unwrap();
+    let parsed = parse(b"# Syntax = a/b:1 \n#check=skip=all\nFROM a").unwrap();
     assert_eq!(parsed.directives.syntax.as_deref(), Some("a/b:1"));
     assert_eq!(parsed.directives.check.as_deref(), Some("skip=all"));
 }
@@ -85,7 +80,7 @@ fn errors_name_their_lines() {
         ),
     ];
     for (text, message, lines) in cases {
-        let error = parse(text.as_bytes(), &Linter::default()).unwrap_err();
+        let error = parse(text.as_bytes()).unwrap_err();
         assert_eq!(error.to_string(), message);
         assert_eq!(error.lines(), Some(lines), "{text}");
     }
@@ -93,11 +88,9 @@ fn errors_name_their_lines() {
 
 #[test]
 fn empty_continuation_lines_are_warned_of() {
-    let lint = Linter::default();
-    let parsed = parse(b"FROM a\nRUN x \\\n\n y\n", &lint).unwrap();
-    let found = lint.take();
-    assert_eq!(found.len(), 1);
-    assert_eq!(found[0].short(), "NoEmptyContinuation: Empty continuation line (line 4)");
+    let parsed = parse(b"FROM a\nRUN x \\\n\n y\n").unwrap();
+    assert_eq!(parsed.warnings.len(), 1);
+    assert_eq!(parsed.warnings[0].short, "NoEmptyContinuation: Empty continuation line (line 4)");
     let Command::Run(run) = &parsed.stages[0].instructions[0].command else { panic!("not a RUN") };
     assert_eq!(run.form.words, ["x  y"]);
 }
@@ -105,7 +98,7 @@ fn empty_continuation_lines_are_warned_of() {
 proptest! {
     #[test]
     fn parsing_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        drop(parse(&bytes, &Linter::default()));
+        drop(parse(&bytes));
         drop(detect_syntax(&bytes));
     }
 
@@ -117,7 +110,7 @@ proptest! {
         )
     ) {
         let text = lines.join("\n");
-        drop(parse(text.as_bytes(), &Linter::default()));
+        drop(parse(text.as_bytes()));
         drop(crate::compile_offline("Dockerfile", text.as_bytes(), &std::collections::BTreeMap::new()));
     }
 }

@@ -1,11 +1,11 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use rbuild_oci::{ImageRef, Platform};
 
 use super::{Base, BaseImage, From, GlobalArgs, Missing, Plan, Stage, StageId, Step};
-use crate::lint::{self, Linter, Lookups};
 use crate::mounts::{MountSource, mount_source};
-use crate::parse::{Command, FromCommand, Instruction, Parsed, StageSource, parse_command, parse_trigger};
+use crate::parse::{Command, Instruction, Parsed, StageSource, parse_command, parse_trigger};
 use crate::shell::{Budget, Lexer, Variables};
 use crate::source::Lines;
 use crate::{CompileError, CompileOptions, suggest};
@@ -22,13 +22,15 @@ impl Plan {
         parsed: &Parsed,
         options: &CompileOptions,
         contexts: Vec<String>,
-        lint: &Linter,
     ) -> Result<Self, CompileError> {
+        let too_many = parsed.stages.len() > MAX_STAGES;
         let budget = Budget::default();
         let globals = GlobalArgs::new(parsed, options, &budget)?;
         let escape = parsed.directives.escape;
         let mut plan = Self {
             stages: Vec::new(),
+            names: BTreeMap::new(),
+            written: parsed.stages.len(),
             target: 0,
             globals,
             budget,
@@ -36,23 +38,18 @@ impl Plan {
             has_mounts: false,
             contexts,
             target_platform: options.target_platform.clone(),
-            whole: false,
         };
-        if parsed.stages.len() > MAX_STAGES {
+        if too_many {
             return Err(CompileError::new(format!("dockerfile has more than {MAX_STAGES} stages")));
         }
-        let lexer = Lexer::new(escape);
-        let defaults = plan.globals.defaults();
-        lint::check_default_bases(lint, &parsed.stages, &defaults, lexer, &plan.budget);
-        let mut names: BTreeMap<String, StageId> = BTreeMap::new();
         for (index, source) in parsed.stages.iter().enumerate() {
-            let stage = plan.stage(index, source, options, &names, lint)?;
+            let stage = plan.stage(index, source, options)?;
             if !stage.name.is_empty() {
-                names.insert(stage.name.clone(), index);
+                plan.names.insert(stage.name.clone(), index);
             }
             plan.stages.push(stage);
         }
-        plan.target = plan.find_target(&options.target, &names)?;
+        plan.target = plan.find_target(&options.target)?;
         for (index, source) in parsed.stages.iter().enumerate() {
             if matches!(plan.stages[index].base, Base::Context(_)) && plan.stages[index].steps.is_empty() {
                 // A named context stands for the whole stage when it bears the stage's name.
@@ -73,21 +70,20 @@ impl Plan {
         index: StageId,
         source: &StageSource,
         options: &CompileOptions,
-        names: &BTreeMap<String, StageId>,
-        lint: &Linter,
     ) -> Result<Stage, CompileError> {
         let from = &source.from;
-        let lookups = Lookups::new(&self.globals);
-        let expanded = Lexer::new(self.escape).expand(&from.base, &lookups, &self.budget);
-        lint::check_undeclared(lint, &lookups, |name| self.globals.is_declared(name), from.lines);
-        let base_name = expanded.map(|e| e.text).map_err(|m| CompileError::at(from.lines, m))?;
+        let lexer = Lexer::new(self.escape);
+        let expand = |text: &str| {
+            let expanded = lexer.expand(text, &self.globals, &self.budget);
+            expanded.map(|e| e.text).map_err(|m| CompileError::at(from.lines, m))
+        };
+        let base_name = expand(&from.base)?;
         if base_name.is_empty() {
             let message = format!("base name ({}) should not be blank", from.base);
             return Err(CompileError::at(from.lines, message));
         }
-        let mut used_args = lookups.found();
-        let platform = self.platform(from, options, lint, &mut used_args)?;
-        let base = self.base(&from.name, &base_name, names, from.lines)?;
+        let platform = self.platform(&from.platform, from.lines, options)?;
+        let base = self.base(&from.name, &base_name, Some(&self.names), from.lines)?;
         // An empty file system has none of its own.
         let platform = platform.filter(|_| !matches!(base, Base::Scratch));
         let platform = platform.unwrap_or_else(|| options.target_platform.clone());
@@ -101,34 +97,20 @@ impl Plan {
             steps: Vec::new(),
             triggered: false,
             implicit: false,
-            description: from
-                .comments
-                .iter()
-                .find_map(|c| lint::describes(c, &from.name))
-                .unwrap_or("")
-                .to_owned(),
-            base_name,
-            used_args,
         })
     }
 
     fn platform(
         &self,
-        from: &FromCommand,
+        written: &str,
+        lines: Lines,
         options: &CompileOptions,
-        lint: &Linter,
-        used_args: &mut BTreeSet<String>,
     ) -> Result<Option<Platform>, CompileError> {
-        let (written, lines) = (&from.platform, from.lines);
         if written.is_empty() {
             return Ok(None);
         }
-        let lookups = Lookups::new(&self.globals);
-        let expanded = Lexer::new(self.escape).expand(written, &lookups, &self.budget);
-        lint::check_undeclared(lint, &lookups, |name| self.globals.is_declared(name), lines);
-        used_args.append(&mut lookups.found());
+        let expanded = Lexer::new(self.escape).expand(written, &self.globals, &self.budget);
         let expanded = expanded.map_err(|message| CompileError::at(lines, message))?;
-        lint::check_platform_flag(lint, written, &expanded.text, &lookups, &from.name, lines);
         if expanded.text.is_empty() {
             let hint = expanded
                 .unset
@@ -154,13 +136,13 @@ impl Plan {
         &self,
         name: &str,
         base: &str,
-        names: &BTreeMap<String, StageId>,
+        names: Option<&BTreeMap<String, StageId>>,
         lines: Lines,
     ) -> Result<Base, CompileError> {
         if let Some(context) = self.context_named(name).or_else(|| self.context_named(base)) {
             return Ok(Base::Context(context));
         }
-        if let Some(id) = names.get(base) {
+        if let Some(id) = names.and_then(|names| names.get(base)) {
             return Ok(Base::Stage(*id));
         }
         if base == SCRATCH {
@@ -188,14 +170,14 @@ impl Plan {
         self.contexts.iter().find(same).cloned()
     }
 
-    fn find_target(&self, target: &str, names: &BTreeMap<String, StageId>) -> Result<StageId, CompileError> {
+    fn find_target(&self, target: &str) -> Result<StageId, CompileError> {
         if target.is_empty() {
             return Ok(self.stages.len() - 1);
         }
-        if let Some(id) = names.get(&target.to_lowercase()) {
+        if let Some(id) = self.names.get(&target.to_lowercase()) {
             return Ok(*id);
         }
-        let hint = suggest::hint(target, names.keys().map(String::as_str), false);
+        let hint = suggest::hint(target, self.names.keys().map(String::as_str), false);
         let shown = crate::text::quote(target);
         Err(CompileError::new(format!("target stage {shown} could not be found{hint}")))
     }
@@ -260,12 +242,11 @@ impl Plan {
         lines: Lines,
     ) -> Result<StageId, CompileError> {
         let lower = name.to_lowercase();
-        let written = self.stages.iter().take_while(|other| !other.implicit).count();
-        if let Some(id) = (0..written).rev().find(|id| self.stages[*id].name == lower && !lower.is_empty()) {
-            return Ok(id);
+        if let Some(id) = self.names.get(&lower) {
+            return Ok(*id);
         }
         if name.bytes().all(|b| b.is_ascii_digit()) {
-            let index = name.parse::<usize>().ok().filter(|index| *index < written);
+            let index = name.parse::<usize>().ok().filter(|index| *index < self.written);
             return match index {
                 Some(index) if index == stage => Err(self.cycle(stage, lines)),
                 Some(index) => Ok(index),
@@ -273,7 +254,12 @@ impl Plan {
             };
         }
         let platform = self.target_platform.clone();
-        let base = self.base("", name, &BTreeMap::new(), lines)?;
+        let base = self.base("", name, None, lines)?;
+        if self.stages.len() >= MAX_STAGES {
+            let message =
+                format!("dockerfile copies and mounts from more than {MAX_STAGES} stages and images");
+            return Err(CompileError::at(lines, message));
+        }
         self.stages.push(Stage {
             name: String::new(),
             shown: String::new(),
@@ -284,9 +270,6 @@ impl Plan {
             steps: Vec::new(),
             triggered: false,
             implicit: true,
-            base_name: name.to_owned(),
-            used_args: BTreeSet::new(),
-            description: String::new(),
         });
         Ok(self.stages.len() - 1)
     }
@@ -300,6 +283,7 @@ impl Plan {
     pub(crate) fn missing(&self) -> Result<Vec<Missing>, CompileError> {
         let order = self.order()?;
         let mut missing: Vec<Missing> = Vec::new();
+        let mut known = HashMap::new();
         for id in order {
             let stage = &self.stages[id];
             let (name, context) = match &stage.base {
@@ -307,9 +291,8 @@ impl Plan {
                 Base::Context(name) => (name, true),
                 _ => continue,
             };
-            let same =
-                |m: &&mut Missing| m.name == *name && m.context == context && m.platform == stage.platform;
-            match missing.iter_mut().find(same) {
+            let at = *known.entry((name, context, &stage.platform)).or_insert(missing.len());
+            match missing.get_mut(at) {
                 Some(known) => known.stages.push(id),
                 None => missing.push(Missing {
                     stages: vec![id],
@@ -324,9 +307,9 @@ impl Plan {
     }
 
     /// Hands over what was missing. Triggers of the base become the stage's first steps.
-    pub(crate) fn provide(&mut self, stage: StageId, image: BaseImage) -> Result<(), CompileError> {
+    pub(crate) fn provide(&mut self, stage: StageId, image: Arc<BaseImage>) -> Result<(), CompileError> {
         let triggers = image.config.as_ref().map(|c| c.config.on_build.clone()).unwrap_or_default();
-        self.stages[stage].base = Base::Resolved(Box::new(image));
+        self.stages[stage].base = Base::Resolved(image);
         if !triggers.is_empty() && !self.stages[stage].implicit {
             self.put_triggers(stage, &triggers)?;
         }
@@ -360,13 +343,12 @@ impl Plan {
         let mut instructions = Vec::new();
         for text in triggers {
             let node = parse_trigger(text, self.escape, lines)?;
-            if matches!(node.keyword.as_str(), "onbuild" | "maintainer" | "from") {
-                let name = node.keyword.to_uppercase();
-                return Err(CompileError::at(lines, format!("{name} isn't allowed as an ONBUILD trigger")));
+            // Of what ONBUILD refuses, images made by other tools may have the rest; upstream takes it.
+            if node.keyword == "from" {
+                return Err(CompileError::at(lines, "FROM isn't allowed as an ONBUILD trigger"));
             }
-            let command = parse_command(&node)?;
-            let original = node.original.clone();
-            instructions.push(Instruction { command, original, lines, comments: Vec::new() });
+            let command = parse_command(&node).map_err(|error| error.moved_to(lines))?;
+            instructions.push(Instruction { command, original: node.original.clone(), lines });
         }
         let mut steps = self.steps(stage, &instructions, true)?;
         steps.append(&mut self.stages[stage].steps);

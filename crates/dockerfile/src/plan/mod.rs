@@ -6,7 +6,8 @@ mod args;
 mod build;
 mod order;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rbuild_llb::State;
 use rbuild_oci::{ImageConfig, Platform};
@@ -25,6 +26,10 @@ pub(crate) type StageId = usize;
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) stages: Vec<Stage>,
+    /// The stage that a name means: the last of that name.
+    names: BTreeMap<String, StageId>,
+    /// How many stages are written in the file; the others are made up for names in `from=`.
+    written: usize,
     pub(crate) target: StageId,
     pub(crate) globals: GlobalArgs,
     /// What expanding names of bases has cost.
@@ -35,8 +40,6 @@ pub(crate) struct Plan {
     pub(crate) has_mounts: bool,
     /// Names that the request gives a meaning of its own.
     pub(crate) contexts: Vec<String>,
-    /// Stages that the target does not need are looked at too, for checks of the whole file.
-    whole: bool,
 }
 
 /// One stage.
@@ -56,12 +59,6 @@ pub(crate) struct Stage {
     pub(crate) triggered: bool,
     /// Made up for a name in `from=`.
     pub(crate) implicit: bool,
-    /// The name of its base, variables expanded.
-    pub(crate) base_name: String,
-    /// ARGs from before the first FROM that its base and platform are made of.
-    pub(crate) used_args: BTreeSet<String>,
-    /// What the comment above says of it.
-    pub(crate) description: String,
 }
 
 /// An instruction with the stages it reads from.
@@ -95,7 +92,7 @@ pub(crate) enum Base {
     /// A named context that is not resolved yet.
     Context(String),
     /// A known image.
-    Resolved(Box<BaseImage>),
+    Resolved(Arc<BaseImage>),
 }
 
 /// An image (or other file system) as the base of a stage.

@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use super::{Base, From, Plan, Stage, StageId};
 use crate::CompileError;
 use crate::source::Lines;
@@ -17,8 +19,10 @@ impl Stage {
         });
         // The last instruction that needs a stage is the one that an error shows.
         let mut needs: Vec<(StageId, Option<Lines>)> = Vec::new();
+        let mut places = HashMap::new();
         for (id, lines) in base.into_iter().chain(steps) {
-            match needs.iter_mut().find(|(known, _)| *known == id) {
+            let at = *places.entry(id).or_insert(needs.len());
+            match needs.get_mut(at) {
                 Some(known) => known.1 = lines,
                 None => needs.push((id, lines)),
             }
@@ -30,21 +34,7 @@ impl Stage {
 impl Plan {
     /// The stages that the target needs, each after those it needs itself. Errors: a cycle.
     pub(crate) fn order(&self) -> Result<Vec<StageId>, CompileError> {
-        if self.whole {
-            let all: Vec<StageId> = (0..self.stages.len()).collect();
-            return self.walk(&all);
-        }
         self.walk(&[self.target])
-    }
-
-    /// Looks at all stages, whatever the target needs.
-    pub(crate) fn look_at_all(&mut self) {
-        self.whole = true;
-    }
-
-    /// The stages that a stage needs: its base first, then those that its steps read from.
-    pub(crate) fn needed_by(&self, stage: StageId) -> Vec<StageId> {
-        self.stages[stage].needs().into_iter().map(|(id, _)| id).collect()
     }
 
     /// Refuses cycles, also among stages that the target does not need.

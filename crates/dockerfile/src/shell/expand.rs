@@ -349,10 +349,7 @@ impl Cursor<'_> {
             Some(kind @ ('#' | '%')) if !colon => self.trim(&name, kind),
             Some('/') if !colon => self.replace(&name),
             None => Err("syntax error: missing '}'".to_owned()),
-            Some(_) => {
-                self.lookup(&name)?;
-                Err(format!("unsupported modifier ({modifier}) in substitution"))
-            }
+            Some(_) => Err(format!("unsupported modifier ({modifier}) in substitution")),
         }
     }
 

@@ -10,7 +10,7 @@ use super::constraints::{Constraints, MarshalOptions};
 use super::file::FilePlan;
 use super::state::State;
 use super::vertex::{Output, Plan, PlannedVertex};
-use crate::source_map::{SourceInfo, SourceLocation, SourceMap};
+use crate::source_map::{SourceInfos, SourceLocation, SourceMap};
 use crate::{
     Definition, DiffOp, Input, LlbError, MergeOp, Op, OpKind, OpMetadata, PassthroughOp, SourceOp, caps,
 };
@@ -43,7 +43,7 @@ struct Marshal<'a> {
     /// Digests of vertices by identity: each is encoded once.
     digests: HashMap<*const PlannedVertex, Digest>,
     listed: BTreeSet<Digest>,
-    infos: Vec<Arc<SourceInfo>>,
+    infos: SourceInfos,
     locations: BTreeMap<Digest, Vec<SourceLocation>>,
 }
 
@@ -54,7 +54,7 @@ impl<'a> Marshal<'a> {
             definition: Definition::default(),
             digests: HashMap::new(),
             listed: BTreeSet::new(),
-            infos: Vec::new(),
+            infos: SourceInfos::default(),
             locations: BTreeMap::new(),
         }
     }
@@ -167,15 +167,8 @@ impl<'a> Marshal<'a> {
     fn add_locations(&mut self, vertex: Digest, locations: &[SourceLocation]) {
         let mut places = Vec::with_capacity(locations.len());
         for location in locations {
-            let known = self
-                .infos
-                .iter()
-                .find(|info| Arc::ptr_eq(info, &location.info) || ***info == *location.info)
-                .cloned();
-            let info = known.unwrap_or_else(|| {
-                self.infos.push(location.info.clone());
-                location.info.clone()
-            });
+            let index = self.infos.index(&location.info);
+            let info = self.infos.list[index].clone();
             places.push(SourceLocation { info, ranges: location.ranges.clone() });
         }
         self.locations.entry(vertex).or_default().extend(places);
@@ -200,7 +193,7 @@ impl<'a> Marshal<'a> {
         let caps = needed.into_iter().map(|cap| (cap.to_owned(), true)).collect();
         self.definition.ops.push(bytes.into());
         self.definition.metadata.entry(digest).or_default().caps = caps;
-        self.definition.source = Some(SourceMap { infos: self.infos, locations: self.locations });
+        self.definition.source = Some(SourceMap { infos: self.infos.list, locations: self.locations });
         self.definition
     }
 }

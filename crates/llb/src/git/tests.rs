@@ -19,6 +19,7 @@ fn all_ways_to_write_an_address_share_a_place() {
         ("github.com/a/b.git", "https://github.com/a/b.git", GitTransport::Https),
         ("git@github.com:a/b.git", "git@github.com:a/b.git", GitTransport::Ssh),
         ("git@github.com:/a/b.git?ref=x", "git@github.com:/a/b.git", GitTransport::Ssh),
+        ("git@github.com://a/b.git", "git@github.com://a/b.git", GitTransport::Ssh),
         ("ssh://git@github.com/a/b.git", "ssh://git@github.com/a/b.git", GitTransport::Ssh),
         ("git://github.com/a%2Fb.git", "git://github.com/a%2Fb.git", GitTransport::Git),
         ("https://github.com/a/b.git?#x", "https://github.com/a/b.git?", GitTransport::Https),

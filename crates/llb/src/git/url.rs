@@ -56,9 +56,9 @@ impl GitUrl {
     /// Errors: it is one, but no good one.
     pub fn parse(text: &str) -> Result<Option<Self>, GitUrlError> {
         let parts = match text.split_once("://") {
-            Some((scheme, rest)) => with_scheme(scheme, rest)?,
-            None if text.starts_with("github.com/") => Some(located("https", GitTransport::Https, text)?),
-            None => scp_like(text),
+            Some((scheme, rest)) if !scheme.contains('@') => with_scheme(scheme, rest)?,
+            _ if text.starts_with("github.com/") => Some(located("https", GitTransport::Https, text)?),
+            _ => scp_like(text),
         };
         let Some(parts) = parts else { return Ok(None) };
         let looks_local = text.starts_with("github.com/");

@@ -195,6 +195,16 @@ fn too_many_or_too_large_ops_are_refused() {
 }
 
 #[test]
+fn too_many_sources_are_refused() {
+    let with = |count: usize| pb::Definition {
+        source: Some(pb::Source { infos: vec![pb::SourceInfo::default(); count], ..Default::default() }),
+        ..Default::default()
+    };
+    assert!(matches!(refuse(with(1_001)), LlbError::TooManySources { count: 1_001, limit: 1_000 }));
+    assert!(rbuild_llb::Definition::from_wire(with(1_000)).is_ok());
+}
+
+#[test]
 fn unreachable_ops_are_checked_and_left_out() {
     let graph = rbuild_llb::Graph::from_definition(
         &Definition::from_wire(closed(vec![source("unused"), source("a")])).unwrap(),

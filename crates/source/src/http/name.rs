@@ -1,5 +1,6 @@
 //! Names of downloaded files. They come from servers and URLs, and become names in a directory of ours.
 
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 /// What a file is called if nothing names it.
@@ -78,24 +79,9 @@ fn params(header: &str) -> Vec<(String, String)> {
     found
 }
 
+/// Escapes resolved; what is no text then stays as it is.
 fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = bytes.get(at + 1..at + 3).and_then(|pair| std::str::from_utf8(pair).ok());
-        match (bytes[at], hex.and_then(|pair| u8::from_str_radix(pair, 16).ok())) {
-            (b'%', Some(byte)) => {
-                out.push(byte);
-                at += 3;
-            }
-            (byte, _) => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+    percent_decode_str(text).decode_utf8().map_or_else(|_| text.to_owned(), Into::into)
 }
 
 #[cfg(test)]
@@ -113,6 +99,7 @@ mod tests {
             ("http://h/a/", None, None, "download"),
             ("http://h", None, None, "download"),
             ("http://h/a%20b", None, None, "a b"),
+            ("http://h/a%+fb", None, None, "a%+fb"),
             ("http://h/a", Some("given"), Some("attachment; filename=\"x\""), "given"),
             ("http://h/a", None, Some("attachment; filename=\"x y.txt\""), "x y.txt"),
             ("http://h/a", None, Some("attachment; filename=x.txt; size=3"), "x.txt"),
