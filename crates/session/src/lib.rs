@@ -28,6 +28,7 @@ mod ssh;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+mod upload;
 
 pub use content::BlobTarget;
 pub use error::SessionError;
@@ -35,6 +36,7 @@ pub use group::SessionGroup;
 pub use manager::{Registration, SessionManager, SessionStream};
 pub use session::{Credentials, Session, Token, TokenRequest};
 pub use ssh::SshSocket;
+pub use upload::Upload;
 
 /// Result with [`SessionError`].
 pub type Result<T> = std::result::Result<T, SessionError>;

@@ -18,6 +18,10 @@ pub const SECRETS_GET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
 pub const SSH_CHECK_AGENT: &str = "/moby.sshforward.v1.SSH/CheckAgent";
 /// Bytes to and from an agent.
 pub const SSH_FORWARD_AGENT: &str = "/moby.sshforward.v1.SSH/ForwardAgent";
+/// A stream of the client's, for instance its standard input.
+pub const UPLOAD_PULL: &str = "/moby.upload.v1.Upload/Pull";
+/// Host of the URLs under which builds find what a client uploads; no such host is ever connected.
+pub const UPLOAD_HOST: &str = "buildkit-session";
 /// What a content store of the client's says of a blob.
 pub const CONTENT_INFO: &str = "/containerd.services.content.v1.Content/Info";
 /// A blob into a content store of the client's.
@@ -53,6 +57,10 @@ pub(crate) const DIR_NAME: &str = "dir-name";
 pub(crate) const INCLUDE_PATTERNS: &str = "include-patterns";
 pub(crate) const EXCLUDE_PATTERNS: &str = "exclude-patterns";
 pub(crate) const FOLLOW_PATHS: &str = "followpaths";
+/// Which upload is meant: the path of its URL.
+pub(crate) const UPLOAD_PATH: &str = "urlpath";
+/// And the host of its URL.
+pub(crate) const UPLOAD_HOST_KEY: &str = "urlhost";
 /// Which of the client's content stores is meant.
 pub(crate) const STORE_ID: &str = "buildkit-attachable-store-id";
 pub(crate) const EXPORTER_ID: &str = "buildkit-attachable-exporter-id";

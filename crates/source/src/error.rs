@@ -65,6 +65,14 @@ pub enum SourceError {
         /// What happened.
         reason: String,
     },
+    /// A server took the question, or a part of the answer, and then said nothing.
+    #[error("{url}: the server sent nothing for {} s", .waited.as_secs_f32())]
+    Stalled {
+        /// Without credentials and query.
+        url: String,
+        /// How long was waited.
+        waited: std::time::Duration,
+    },
     /// The address is closed to builds.
     #[error("{url}: address {address} is not allowed (link-local addresses are closed to builds)")]
     Address {

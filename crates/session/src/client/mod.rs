@@ -12,6 +12,7 @@ mod secrets;
 mod serve;
 mod stores;
 mod targets;
+mod uploads;
 
 use std::future::Future;
 use std::io;
@@ -34,6 +35,7 @@ pub use docker_config::DockerConfig;
 pub use secrets::{SecretSource, Secrets};
 pub use stores::ContentStores;
 pub use targets::{ExportDestination, ExportTargets, OpenStream};
+pub use uploads::Uploads;
 
 use crate::tunnel::{OwnedTasks, tunnel};
 use crate::{Result, SessionError, metadata, names};
@@ -77,6 +79,7 @@ pub struct ClientSessionBuilder {
     secrets: Option<Secrets>,
     agents: Option<SshAgents>,
     stores: Option<ContentStores>,
+    uploads: Option<Uploads>,
 }
 
 impl ClientSessionBuilder {
@@ -134,6 +137,12 @@ impl ClientSessionBuilder {
         self
     }
 
+    /// Offers streams.
+    pub fn uploads(mut self, uploads: Uploads) -> Self {
+        self.uploads = Some(uploads);
+        self
+    }
+
     /// The session, not yet opened.
     pub fn build(self) -> ClientSession {
         self.build_with(&[], |routes| routes)
@@ -177,6 +186,10 @@ impl ClientSessionBuilder {
             methods.extend(names::CONTENT);
             routes = routes.add_service(stores::service(stores, tasks.clone()));
         }
+        if let Some(uploads) = self.uploads {
+            methods.push(names::UPLOAD_PULL);
+            routes = routes.add_service(uploads::service(uploads));
+        }
         let Self { id, name, shared_key, .. } = self;
         let inner = Inner { id, name, shared_key, methods, routes: routes.prepare(), tasks };
         ClientSession { inner: Arc::new(inner) }
@@ -196,6 +209,7 @@ impl ClientSession {
             secrets: None,
             agents: None,
             stores: None,
+            uploads: None,
         }
     }
 

@@ -1,20 +1,16 @@
 use std::io::{self, Write};
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use rbuild_digest::{Digest, Hasher};
 use rbuild_progress::StatusHandle;
 use rbuild_store::{MutableRef, NewMutable, RecordType, Ref, Store};
-use reqwest::Response;
 use tokio::sync::mpsc;
 
 use crate::SourceError;
 
 /// Pieces between the network and the disk; each is at most a few hundred kilobytes.
 const PIECES: usize = 16;
-/// Between two pieces of a file.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How the file is to look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,23 +28,30 @@ enum Piece {
     End,
 }
 
-/// Writes the body of `response` as the only file of a new ref. `url` is fit to be shown.
+/// The bytes of a file on their way.
+pub(super) struct Body<S> {
+    /// Its pieces, or why they stop.
+    pub(super) pieces: S,
+    /// Its size; 0 if that is not known.
+    pub(super) total: u64,
+}
+
+/// Writes `body` as the only file of a new ref. `url` is fit to be shown.
 ///
 /// Cancel: the half-written ref is thrown away.
 pub(super) async fn save(
     store: &Store,
-    response: Response,
+    body: Body<impl Stream<Item = Result<Bytes, SourceError>>>,
     form: &FileForm,
     url: &str,
     status: &StatusHandle,
 ) -> Result<(Ref, Digest), SourceError> {
     let options = NewMutable { description: format!("http url {url}"), record_type: RecordType::Regular };
     let target = store.new_mutable(None, options).await?;
-    let total = response.content_length().unwrap_or(0);
     let (sender, receiver) = mpsc::channel(PIECES);
     let writer = write(target, receiver, form.clone(), url);
     let reader = async {
-        let result = read(response, sender, url, total, status).await;
+        let result = read(body, sender, status).await;
         result.map(|()| status.done())
     };
     let (written, read) = tokio::join!(writer, reader);
@@ -59,33 +62,23 @@ pub(super) async fn save(
 }
 
 async fn read(
-    response: Response,
+    body: Body<impl Stream<Item = Result<Bytes, SourceError>>>,
     sender: mpsc::Sender<Piece>,
-    url: &str,
-    total: u64,
     status: &StatusHandle,
 ) -> Result<(), SourceError> {
-    let http = |reason: String| SourceError::Http { url: url.to_owned(), reason };
-    let mut stream = response.bytes_stream();
+    let mut pieces = std::pin::pin!(body.pieces);
     let mut current = 0;
-    loop {
-        match tokio::time::timeout(STALL_TIMEOUT, stream.next()).await {
-            Err(_) => return Err(http(format!("no data for {} s", STALL_TIMEOUT.as_secs()))),
-            Ok(Some(Err(error))) => return Err(http(super::chain(&error))),
-            Ok(Some(Ok(piece))) => {
-                current += piece.len() as u64;
-                status.set(current, total);
-                // A writer that is gone tells why itself.
-                if sender.send(Piece::Data(piece)).await.is_err() {
-                    return Ok(());
-                }
-            }
-            Ok(None) => {
-                return match sender.send(Piece::End).await {
-                    Ok(()) | Err(_) => Ok(()),
-                };
-            }
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
+        current += piece.len() as u64;
+        status.set(current, body.total);
+        // A writer that is gone tells why itself.
+        if sender.send(Piece::Data(piece)).await.is_err() {
+            return Ok(());
         }
+    }
+    match sender.send(Piece::End).await {
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -2,46 +2,46 @@
 //!
 //! Without a checksum the file has to be asked for to know what it is. Servers that give versions (`ETag`,
 //! `Last-Modified`) are asked whether ours is still current; a file that is new is stored while its digest is made,
-//! so that it is fetched once.
+//! so that it is fetched once. What a client uploads under a URL of its own making comes through its session.
 
 mod address;
 mod download;
 mod name;
+mod question;
+mod transfer;
 
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_DISPOSITION, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, LAST_MODIFIED, USER_AGENT,
+    AUTHORIZATION, CONTENT_DISPOSITION, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, LAST_MODIFIED,
 };
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::Stream;
 use rbuild_digest::Digest;
-use rbuild_session::SessionManager;
+use rbuild_session::names::UPLOAD_PULL;
+use rbuild_session::{SessionManager, Upload};
 use rbuild_store::{Ref, RefId, Store};
 use reqwest::{Client, Response, redirect};
 use serde::{Deserialize, Serialize};
-use url::Url;
 
 pub use address::AddressPolicy;
 
 use crate::{HttpPin, Pin, PinDetail, Source, SourceError, SourceRequest};
 use address::CheckedDns;
-use download::FileForm;
+use download::{Body, FileForm};
+use question::{Question, http_date, shown};
+use transfer::Transfer;
 
 /// Redirects in a row.
 const MAX_REDIRECTS: usize = 10;
-/// Making a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For the head of the answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Tries in all, for failures that may pass.
 const ATTEMPTS: u32 = 4;
 /// Wait before the second try; doubled each time.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
-/// Mode of the file unless the build says otherwise.
-const DEFAULT_MODE: u32 = 0o600;
 /// Space of the store's small values where versions are kept by URL and form.
 const SPACE: &str = "http";
 
@@ -51,7 +51,26 @@ pub struct HttpSource {
     store: Store,
     sessions: Arc<SessionManager>,
     policy: Arc<AddressPolicy>,
+    limits: HttpLimits,
     client: Client,
+}
+
+/// How long a server may keep a build waiting.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpLimits {
+    /// Making a connection.
+    pub connect: Duration,
+    /// The head of an answer.
+    pub answer: Duration,
+    /// Between two pieces of a file.
+    pub stall: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        let (connect, patience) = (Duration::from_secs(10), Duration::from_secs(60));
+        Self { connect, answer: patience, stall: patience }
+    }
 }
 
 /// What is remembered of a file.
@@ -64,33 +83,20 @@ struct Known {
     id: String,
 }
 
-/// A request, parsed.
-#[derive(Debug)]
-struct Question {
-    url: Url,
-    /// Fit to be shown: without user, password and query.
-    shown: String,
-    filename: Option<String>,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    checksum: Option<Digest>,
-    headers: HeaderMap,
-}
-
 impl HttpSource {
     /// Link-local addresses are closed, all others open.
     ///
     /// Errors: [`SourceError::Http`] if the system's certificates cannot be used.
     pub fn new(store: Store, sessions: Arc<SessionManager>) -> Result<Self, SourceError> {
-        Self::with_policy(store, sessions, AddressPolicy::default())
+        Self::with_policy(store, sessions, AddressPolicy::default(), HttpLimits::default())
     }
 
-    /// With the addresses of `policy`.
+    /// With the addresses of `policy` and the patience of `limits`.
     pub fn with_policy(
         store: Store,
         sessions: Arc<SessionManager>,
         policy: AddressPolicy,
+        limits: HttpLimits,
     ) -> Result<Self, SourceError> {
         rbuild_registry::install_crypto();
         let policy = Arc::new(policy);
@@ -106,14 +112,14 @@ impl HttpSource {
         });
         let client = Client::builder()
             .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
+            .connect_timeout(limits.connect)
             .http2_adaptive_window(true)
             .referer(false)
             .redirect(redirects)
             .dns_resolver(Arc::new(CheckedDns(policy.clone())))
             .build()
             .map_err(|error| SourceError::Http { url: "http client".into(), reason: chain(&error) })?;
-        Ok(Self { store, sessions, policy, client })
+        Ok(Self { store, sessions, policy, limits, client })
     }
 
     /// Sends the question, with patience. 304 is an answer, other statuses that are no success are errors.
@@ -144,11 +150,8 @@ impl HttpSource {
     async fn ask_once(&self, question: &Question, headers: &HeaderMap) -> Result<Response, SourceError> {
         let url = question.shown.clone();
         let sent = self.client.get(question.url.clone()).headers(headers.clone()).send();
-        let response = match tokio::time::timeout(ANSWER_TIMEOUT, sent).await {
-            Err(_) => {
-                let reason = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
-                return Err(SourceError::Http { url, reason });
-            }
+        let response = match tokio::time::timeout(self.limits.answer, sent).await {
+            Err(_) => return Err(SourceError::Stalled { url, waited: self.limits.answer }),
             Ok(Err(error)) => {
                 let reason = chain(&error);
                 return Err(match reason.contains("is not allowed") {
@@ -195,11 +198,15 @@ impl HttpSource {
 
     async fn pin(&self, request: &SourceRequest) -> Result<Pin, SourceError> {
         let mut question = Question::parse(request)?;
-        if let Some(digest) = question.checksum {
+        if let (Some(digest), None) = (question.checksum, question.upload_path()) {
             let filename = name::file_name(&question.url, question.filename.as_deref(), None);
             let content = self.known(&question)?;
             let content = content.filter(|(known, _)| known.digest == digest && known.filename == filename);
             return Ok(question.pin(digest, filename, None, None, content.map(|(_, found)| found)));
+        }
+        if let Some(path) = question.upload_path() {
+            let upload = self.sessions.any_with(&request.sessions, UPLOAD_PULL).await?.upload(path).await?;
+            return self.keep_upload(&question, request, upload).await;
         }
         self.authorize(&mut question, request).await?;
         let known = self.known(&question)?;
@@ -260,28 +267,19 @@ impl HttpSource {
         request: &SourceRequest,
         response: Response,
     ) -> Result<Pin, SourceError> {
+        if response.status().as_u16() == 206 {
+            // Nobody asked for a part.
+            return Err(SourceError::HttpStatus { url: question.shown.clone(), status: 206 });
+        }
         let (etag, last_modified) = (text_header(&response, &ETAG), text_header(&response, &LAST_MODIFIED));
         let disposition = text_header(&response, &CONTENT_DISPOSITION);
         // After redirects it is still the URL that was asked for that names the file.
-        let filename = match question.checksum {
-            Some(_) => name::file_name(&question.url, question.filename.as_deref(), None),
-            None => name::file_name(&question.url, question.filename.as_deref(), disposition.as_deref()),
-        };
-        let status = request.reporter.status(&format!("downloading {}", question.shown), "downloading");
-        let form = FileForm {
-            name: filename.clone(),
-            mode: question.mode,
-            uid: question.uid,
-            gid: question.gid,
-            mtime_s: last_modified.as_deref().and_then(http_date).unwrap_or(0),
-        };
-        let (content, digest) =
-            download::save(&self.store, response, &form, &question.shown, &status).await?;
-        if let Some(expected) = question.checksum
-            && expected != digest
-        {
-            return Err(SourceError::Digest { what: question.shown.clone(), expected, found: digest });
-        }
+        let disposition = disposition.as_deref().filter(|_| question.checksum.is_none());
+        let filename = name::file_name(&question.url, question.filename.as_deref(), disposition);
+        let total = response.content_length().unwrap_or(0);
+        let body = Body { pieces: Transfer::new(self, question, response).pieces(), total };
+        let mtime_s = last_modified.as_deref().and_then(http_date).unwrap_or(0);
+        let (content, digest) = self.write(question, request, body, &filename, mtime_s).await?;
         let known = Known {
             digest,
             filename: filename.clone(),
@@ -294,6 +292,48 @@ impl HttpSource {
         })?;
         self.store.kv_put(SPACE, question.cache_key().as_bytes(), &row).await?;
         Ok(question.pin(digest, filename, last_modified, etag, Some(content)))
+    }
+
+    /// Keeps what a client uploads. It comes once: the pin holds it for the rest of the build.
+    async fn keep_upload(
+        &self,
+        question: &Question,
+        request: &SourceRequest,
+        upload: Upload,
+    ) -> Result<Pin, SourceError> {
+        let pieces = futures::stream::try_unfold(upload, |mut upload| async move {
+            Ok(upload.next().await?.map(|piece| (piece, upload)))
+        });
+        let filename = name::file_name(&question.url, question.filename.as_deref(), None);
+        let body = Body { pieces, total: 0 };
+        let (content, digest) = self.write(question, request, body, &filename, 0).await?;
+        Ok(question.pin(digest, filename, None, None, Some(content)))
+    }
+
+    /// Writes the only file of a new ref. Errors: it is not what the question promises.
+    async fn write(
+        &self,
+        question: &Question,
+        request: &SourceRequest,
+        body: Body<impl Stream<Item = Result<Bytes, SourceError>>>,
+        filename: &str,
+        mtime_s: i64,
+    ) -> Result<(Ref, Digest), SourceError> {
+        let status = request.reporter.status(&format!("downloading {}", question.shown), "downloading");
+        let form = FileForm {
+            name: filename.to_owned(),
+            mode: question.mode,
+            uid: question.uid,
+            gid: question.gid,
+            mtime_s,
+        };
+        let (content, digest) = download::save(&self.store, body, &form, &question.shown, &status).await?;
+        match question.checksum {
+            Some(expected) if expected != digest => {
+                Err(SourceError::Digest { what: question.shown.clone(), expected, found: digest })
+            }
+            _ => Ok((content, digest)),
+        }
     }
 }
 
@@ -328,138 +368,8 @@ impl Source for HttpSource {
     }
 }
 
-impl Question {
-    fn parse(request: &SourceRequest) -> Result<Self, SourceError> {
-        let identifier = request.op.identifier.as_str();
-        let invalid = |reason: String| SourceError::Invalid { identifier: shown(identifier), reason };
-        let url = Url::parse(identifier).map_err(|error| invalid(error.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            return Err(invalid("expected http or https and a host".into()));
-        }
-        let number = |attr: &str| match request.attr(attr) {
-            None => Ok(None),
-            Some(text) => parse_number(text).map(Some).ok_or_else(|| invalid(format!("bad {attr} `{text}`"))),
-        };
-        let checksum = match request.attr("http.checksum") {
-            None => None,
-            Some(text) => Some(Digest::parse(text).map_err(|error| invalid(error.to_string()))?),
-        };
-        let mut headers = HeaderMap::new();
-        for (attr, value) in &request.op.attrs {
-            if attr.starts_with("http.sig.") {
-                return Err(SourceError::Unsupported { what: format!("attribute `{attr}`") });
-            }
-            let Some(name) = attr.strip_prefix("http.header.") else { continue };
-            let name =
-                name.parse::<HeaderName>().map_err(|_| invalid(format!("bad header name `{name}`")))?;
-            if name != ACCEPT && name != USER_AGENT {
-                return Err(invalid(format!("header `{name}` cannot be set")));
-            }
-            let value =
-                HeaderValue::from_str(value).map_err(|_| invalid(format!("bad value of header `{name}`")))?;
-            headers.insert(name, value);
-        }
-        Ok(Self {
-            shown: shown(identifier),
-            url,
-            filename: request.attr("http.filename").map(str::to_owned),
-            mode: number("http.perm")?.unwrap_or(DEFAULT_MODE) & 0o7777,
-            uid: number("http.uid")?.unwrap_or(0),
-            gid: number("http.gid")?.unwrap_or(0),
-            checksum,
-            headers,
-        })
-    }
-
-    /// What makes a stored file the answer to this question: where it is from and how it looks.
-    fn cache_key(&self) -> Digest {
-        let mut hasher = rbuild_digest::Hasher::new();
-        hasher.field(self.url.as_str()).field(self.filename.as_deref().unwrap_or_default());
-        hasher.field(format!("{:o} {} {}", self.mode, self.uid, self.gid));
-        let mut headers: Vec<_> = self.headers.iter().collect();
-        headers.sort_by_key(|(name, _)| name.as_str());
-        for (name, value) in headers {
-            hasher.field(name.as_str()).field(value.as_bytes());
-        }
-        hasher.finish()
-    }
-
-    fn pin(
-        &self,
-        digest: Digest,
-        filename: String,
-        last_modified: Option<String>,
-        etag: Option<String>,
-        content: Option<Ref>,
-    ) -> Pin {
-        #[derive(Serialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Key<'a> {
-            filename: &'a str,
-            perm: u32,
-            #[serde(rename = "UID")]
-            uid: u32,
-            #[serde(rename = "GID")]
-            gid: u32,
-            checksum: Digest,
-            #[serde(skip_serializing_if = "str::is_empty")]
-            last_mod_time: &'a str,
-        }
-        let key = Key {
-            filename: &filename,
-            perm: self.mode,
-            uid: self.uid,
-            gid: self.gid,
-            checksum: digest,
-            last_mod_time: last_modified.as_deref().unwrap_or_default(),
-        };
-        let key = Digest::of(rbuild_oci::json::to_vec(&key).expect("plain fields")).to_string();
-        let last_modified_s = last_modified.as_deref().and_then(http_date);
-        let detail = PinDetail::Http(HttpPin { digest, filename, last_modified_s, etag, content });
-        Pin { key, aliases: Vec::new(), volatile: false, detail }
-    }
-}
-
-/// Decimal, or octal with a leading zero (`0644`), or `0o`.
-fn parse_number(text: &str) -> Option<u32> {
-    match text.strip_prefix("0o").or_else(|| text.strip_prefix('0')) {
-        Some("") => Some(0),
-        Some(octal) => u32::from_str_radix(octal, 8).ok(),
-        None => text.parse().ok(),
-    }
-}
-
-fn http_date(text: &str) -> Option<i64> {
-    let time = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-    Some(time.as_second())
-}
-
 fn text_header(response: &Response, name: &HeaderName) -> Option<String> {
     Some(response.headers().get(name)?.to_str().ok()?.to_owned())
-}
-
-/// A URL as it may appear in messages: no user, no password, no query, no fragment.
-fn shown(identifier: &str) -> String {
-    let Ok(mut url) = Url::parse(identifier) else {
-        return identifier
-            .split(['?', '#'])
-            .next()
-            .unwrap_or_default()
-            .rsplit('@')
-            .next()
-            .unwrap_or_default()
-            .into();
-    };
-    url.set_query(None);
-    url.set_fragment(None);
-    if !url.username().is_empty() || url.password().is_some() {
-        // Neither can fail for a URL with a host.
-        let cleared = url.set_username("").and(url.set_password(None));
-        if cleared.is_err() {
-            return url.scheme().to_owned();
-        }
-    }
-    url.to_string()
 }
 
 /// The causes of an error without the URL, which may carry secrets.

@@ -122,6 +122,60 @@ async fn root_broken_answers_are_errors_and_leave_nothing() {
 }
 
 #[tokio::test]
+async fn root_files_that_break_off_are_asked_for_from_there_on() {
+    let web = Web::start(|head, before| match before {
+        0 => Page { cut_at: Some(3), ..page("content", &[("etag", "\"1\"")]) },
+        _ if head.contains("range: bytes=3-") && head.contains("if-range: \"1\"") => {
+            Page { status: 206, ..page("tent", &[("content-range", "bytes 3-6/7"), ("etag", "\"1\"")]) }
+        }
+        _ => status(400),
+    })
+    .await;
+    let place = Place::new();
+    let pin = place.http().resolve(&place.ask(&format!("{}/f", web.url), &[])).await.unwrap();
+    assert_eq!((http(&pin).digest, web.asked.lock().len()), (Digest::of("content"), 2));
+    // Another version, or parts that do not fit, are no continuation.
+    for odd in [
+        page("changed", &[("etag", "\"2\"")]),
+        Page { status: 206, ..page("tent", &[("content-range", "bytes 2-6/7")]) },
+    ] {
+        let odd = parking_lot::Mutex::new(Some(odd));
+        let web = Web::start(move |head, before| match before {
+            0 => Page { cut_at: Some(3), ..page("content", &[("etag", "\"1\"")]) },
+            1 => odd.lock().take().unwrap(),
+            _ if head.contains("range:") => status(400),
+            _ => page("changed", &[("etag", "\"2\"")]),
+        })
+        .await;
+        let pin = place.http().resolve(&place.ask(&format!("{}/f", web.url), &[])).await.unwrap();
+        assert_eq!((http(&pin).digest, web.asked.lock().len()), (Digest::of("changed"), 3));
+    }
+    let web = Web::start(|_, _| Page { status: 206, ..page("tent", &[]) }).await;
+    let error = place.http().resolve(&place.ask(&format!("{}/f", web.url), &[])).await.unwrap_err();
+    assert!(matches!(error, SourceError::HttpStatus { status: 206, .. }), "a part nobody asked for: {error}");
+}
+
+#[tokio::test]
+async fn root_silent_servers_are_given_up_without_another_try() {
+    let place = Place::new();
+    for stalled in [0, 200] {
+        let web = Web::start(move |_, _| Page {
+            status: stalled,
+            stalls: true,
+            cut_at: Some(3),
+            ..page("content", &[])
+        })
+        .await;
+        let asked = place.ask(&format!("{}/f?token=x", web.url), &[]);
+        let error = place.impatient_http().resolve(&asked).await.unwrap_err();
+        assert!(matches!(error, SourceError::Stalled { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("sent nothing for 0.5 s") && !text.contains("token"), "{text}");
+        assert_eq!(web.asked.lock().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn root_passwords_in_urls_are_sent_and_never_shown() {
     let web = Web::start(|head, _| match head.contains("authorization: basic dxnlcjpzzwnyzxq=") {
         true => page("content", &[]),

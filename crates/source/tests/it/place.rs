@@ -7,7 +7,7 @@ use rbuild_digest::Digest;
 use rbuild_llb::SourceOp;
 use rbuild_progress::{Progress, VertexInfo};
 use rbuild_session::{SessionGroup, SessionManager};
-use rbuild_source::{AddressPolicy, HttpSource, ImageSource, Memo, SourceRequest};
+use rbuild_source::{AddressPolicy, HttpLimits, HttpSource, ImageSource, Memo, SourceRequest};
 use rbuild_store::{Ref, Store, StoreOptions};
 
 pub(crate) struct Place {
@@ -30,7 +30,16 @@ impl Place {
     }
 
     pub(crate) fn http_with(&self, policy: AddressPolicy) -> HttpSource {
-        HttpSource::with_policy(self.store.clone(), self.sessions.clone(), policy).unwrap()
+        let limits = HttpLimits::default();
+        HttpSource::with_policy(self.store.clone(), self.sessions.clone(), policy, limits).unwrap()
+    }
+
+    /// Servers may keep this one waiting for a moment.
+    pub(crate) fn impatient_http(&self) -> HttpSource {
+        let moment = std::time::Duration::from_millis(500);
+        let limits = HttpLimits { answer: moment, stall: moment, ..HttpLimits::default() };
+        let policy = AddressPolicy::default();
+        HttpSource::with_policy(self.store.clone(), self.sessions.clone(), policy, limits).unwrap()
     }
 
     pub(crate) fn image(&self) -> ImageSource {

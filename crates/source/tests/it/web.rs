@@ -13,11 +13,13 @@ pub(crate) struct Page {
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
     pub(crate) cut_at: Option<usize>,
+    /// After that much the connection stays open and silent; with status 0 there is not even a head.
+    pub(crate) stalls: bool,
 }
 
 pub(crate) fn page(body: &str, headers: &[(&'static str, &str)]) -> Page {
     let headers = headers.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-    Page { status: 200, headers, body: body.as_bytes().to_vec(), cut_at: None }
+    Page { status: 200, headers, body: body.as_bytes().to_vec(), cut_at: None, stalls: false }
 }
 
 pub(crate) fn status(status: u16) -> Page {
@@ -63,8 +65,15 @@ impl Web {
                 }
                 let mut out = (text + "\r\n").into_bytes();
                 out.extend_from_slice(&page.body[..page.cut_at.unwrap_or(page.body.len())]);
+                if page.status == 0 {
+                    out.clear();
+                }
                 // The client may have gone; then there is nobody to answer.
                 drop(stream.write_all(&out).await);
+                if page.stalls {
+                    // Until the client loses patience.
+                    drop(stream.read(&mut bytes).await);
+                }
                 drop(stream.shutdown().await);
             }
         });
