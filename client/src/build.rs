@@ -1,16 +1,17 @@
 //! `rbuildctl build`: the flags of `docker buildx build` as a request to the Dockerfile frontend.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rbuild_api::moby::buildkit::v1::SolveRequest;
 use rbuild_progress::render::Mode;
 
 use crate::cli::{BuildArgs, ConnectionArgs};
+use crate::context::Context;
 use crate::errors::CommandError;
 use crate::run::{self, Finished, Offer};
 use crate::spec::{self, Output};
-use crate::{connect, ui};
+use crate::{connect, named, signals, ui};
 
 /// Proxy settings that builds take over from the environment as predefined build arguments.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
@@ -22,22 +23,18 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
         true => Mode::Quiet,
         false => run::mode(&args.progress)?,
     };
-    let context = Context::find(&args)?;
     let mut frontend_attrs = attributes(&args)?;
-    frontend_attrs.insert("filename".into(), context.filename.clone());
-    let mut dirs = vec![
-        ("context".to_owned(), context.dir.clone()),
-        ("dockerfile".to_owned(), context.dockerfile_dir.clone()),
-    ];
-    for text in &args.build_context {
-        named_context(text, &mut frontend_attrs, &mut dirs)?;
-    }
+    let outputs = outputs(&args)?;
+    let args = Arc::new(args);
+    let context = find_context(args.clone()).await?;
+    frontend_attrs.extend(context.attrs.iter().cloned());
     let offer = Offer {
-        dirs,
+        dirs: context.dirs.clone(),
+        uploads: context.uploads.clone(),
         secrets: args.secret.clone(),
         ssh: args.ssh.clone(),
-        outputs: outputs(&args)?,
-        shared_key: run::shared_key(&context.dir),
+        outputs,
+        shared_key: context.shared_key.clone(),
     };
     let request = SolveRequest {
         frontend: "dockerfile.v0".into(),
@@ -52,85 +49,18 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     outcome
 }
 
-/// The directory of the build and its Dockerfile.
-#[derive(Debug)]
-struct Context {
-    dir: PathBuf,
-    dockerfile_dir: PathBuf,
-    filename: String,
-    /// Holds a Dockerfile that came through standard input.
-    _stdin: Option<StdinFile>,
-}
-
-/// A directory of a temporary Dockerfile, removed when dropped.
-#[derive(Debug)]
-struct StdinFile(PathBuf);
-
-impl Drop for StdinFile {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::debug!(%error, "removing the Dockerfile from standard input");
+/// Finds the context and what is named besides. Reads of standard input cannot be interrupted; Ctrl-C leaves them behind.
+async fn find_context(args: Arc<BuildArgs>) -> Result<Context, CommandError> {
+    let find = tokio::task::spawn_blocking(move || {
+        let mut context = Context::find(&args)?;
+        for text in &args.build_context {
+            named::add(text, &mut context)?;
         }
-    }
-}
-
-impl StdinFile {
-    fn read() -> Result<Self, CommandError> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let dir = std::env::temp_dir().join(format!("rbuildctl-{}", rbuild_digest::random_id()));
-        std::fs::DirBuilder::new().mode(0o700).create(&dir)?;
-        let file = Self(dir);
-        let mut out = std::fs::File::create(file.0.join("Dockerfile"))?;
-        std::io::copy(&mut std::io::stdin(), &mut out)?;
-        Ok(file)
-    }
-}
-
-impl Context {
-    fn find(args: &BuildArgs) -> Result<Self, CommandError> {
-        let context = args.context.as_str();
-        if context == "-" {
-            return Err(CommandError::usage("a context from standard input is not supported yet")
-                .hint("name a directory; -f - reads only the Dockerfile from standard input"));
-        }
-        if context.contains("://") || context.starts_with("git@") {
-            return Err(CommandError::usage(format!(
-                "context {context}: remote contexts are not supported yet"
-            ))
-            .hint("clone or download it and name the directory"));
-        }
-        let dir = PathBuf::from(context);
-        if !dir.is_dir() {
-            return Err(CommandError::new(format!(
-                "unable to prepare context: {context} is not a directory"
-            )));
-        }
-        let stdin = match &args.file {
-            Some(file) if file.as_os_str() == "-" => Some(StdinFile::read()?),
-            _ => None,
-        };
-        let dockerfile = match (&stdin, &args.file) {
-            (Some(stdin), _) => stdin.0.join("Dockerfile"),
-            (None, Some(file)) => file.clone(),
-            (None, None) => dir.join("Dockerfile"),
-        };
-        let name = dockerfile.file_name().and_then(|name| name.to_str());
-        let filename = name
-            .ok_or_else(|| {
-                CommandError::usage(format!("--file {}: expected the path of a file", dockerfile.display()))
-            })?
-            .to_owned();
-        let dockerfile_dir = match dockerfile.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        if !dockerfile_dir.is_dir() {
-            return Err(CommandError::new(format!(
-                "failed to read dockerfile: open {}: no such file or directory",
-                dockerfile.display()
-            )));
-        }
-        Ok(Self { dir, dockerfile_dir, filename, _stdin: stdin })
+        Ok(context)
+    });
+    tokio::select! {
+        found = find => found.map_err(|error| CommandError::new(format!("finding the context: {error}")))?,
+        () = signals::stop() => Err(CommandError::from_status(&tonic::Status::cancelled("interrupted"))),
     }
 }
 
@@ -221,34 +151,6 @@ fn shm_size(text: Option<&str>) -> Result<Option<String>, CommandError> {
     let bytes = spec::size(text)
         .ok_or_else(|| CommandError::usage(format!("--shm-size {text}: expected a size such as 64m")))?;
     Ok(Some(bytes.to_string()))
-}
-
-fn named_context(
-    text: &str,
-    attrs: &mut BTreeMap<String, String>,
-    dirs: &mut Vec<(String, PathBuf)>,
-) -> Result<(), CommandError> {
-    let (name, value) = spec::pair("--build-context", text)?;
-    let key = format!("context:{name}");
-    if value.starts_with("docker-image://") {
-        attrs.insert(key, value.to_owned());
-        return Ok(());
-    }
-    if value.contains("://") || value.starts_with("git@") {
-        return Err(CommandError::usage(format!(
-            "--build-context {text}: only directories and docker-image:// are supported yet"
-        )));
-    }
-    if !Path::new(value).is_dir() {
-        return Err(CommandError::new(format!("--build-context {text}: {value} is not a directory")));
-    }
-    if matches!(name, "context" | "dockerfile") {
-        return Err(CommandError::usage(format!("--build-context {text}: the name `{name}` is taken")));
-    }
-    attrs.insert(key, format!("local:{name}"));
-    // The frontend asks for names of contexts with their default tag cut off.
-    dirs.push((name.to_owned(), value.into()));
-    Ok(())
 }
 
 /// The outputs that were asked for; without any, the image is kept in the daemon's store under its names.

@@ -5,11 +5,13 @@
 mod build;
 mod cli;
 mod connect;
+mod context;
 mod daemonless;
 mod debug;
 mod disk;
 mod errors;
 mod history;
+mod named;
 mod run;
 mod signals;
 mod solve;

@@ -11,7 +11,7 @@ use rbuild_digest::random_id;
 use rbuild_progress::render::{Mode, RenderOptions, Renderer};
 use rbuild_session::client::{
     ClientSession, DockerAuth, DockerConfig, ExportDestination, ExportTargets, LocalDir, LocalDirs,
-    SecretSource, Secrets, SshAgents,
+    SecretSource, Secrets, SshAgents, Uploads,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,8 @@ const GOODBYE: std::time::Duration = std::time::Duration::from_secs(10);
 pub(crate) struct Offer {
     /// Directories by name.
     pub(crate) dirs: Vec<(String, PathBuf)>,
+    /// Streams of this process.
+    pub(crate) uploads: Uploads,
     /// `--secret` arguments.
     pub(crate) secrets: Vec<String>,
     /// `--ssh` arguments.
@@ -99,6 +101,9 @@ fn session(offer: &Offer) -> Result<ClientSession, CommandError> {
         .dirs(dirs)
         .targets(targets)
         .auth(Arc::new(DockerAuth::new(config)));
+    if !offer.uploads.is_empty() {
+        builder = builder.uploads(offer.uploads.clone());
+    }
     if !offer.secrets.is_empty() {
         let mut secrets = Secrets::new();
         for text in &offer.secrets {

@@ -40,6 +40,7 @@ pub(crate) async fn solve(connection: &ConnectionArgs, args: SolveArgs) -> Resul
         ssh: args.ssh.clone(),
         outputs: args.output.iter().map(|text| Output::parse(text)).collect::<Result<_, _>>()?,
         shared_key: shared.map(|(_, path)| run::shared_key(path.as_ref())).unwrap_or_default(),
+        ..Offer::default()
     };
     let request = SolveRequest {
         frontend: args.frontend.clone(),

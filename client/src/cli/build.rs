@@ -19,13 +19,13 @@ pub(crate) struct BuildArgs {
     /// Build argument NAME=VALUE, or NAME to take it from the environment (repeatable)
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) build_arg: Vec<String>,
-    /// Named context NAME=PATH or NAME=docker-image://… (repeatable)
+    /// Named context: NAME=PATH, docker-image://…, oci-layout://DIR[:TAG][@DIGEST] or URL (repeatable)
     #[arg(long, value_name = "NAME=PATH")]
     pub(crate) build_context: Vec<String>,
     /// Cgroup under which steps run
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
-    /// Dockerfile [default: CONTEXT/Dockerfile]; - reads it from standard input
+    /// Dockerfile [default: CONTEXT/Dockerfile]; - reads it from standard input; within an archive or URL a path in it
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     /// Write the image id to a file
@@ -89,7 +89,8 @@ pub(crate) struct BuildArgs {
     pub(crate) ulimit: Vec<String>,
     #[command(flatten)]
     pub(crate) refused: Refused,
-    /// Directory that COPY and ADD take files from
+    /// Where COPY and ADD take files from: a directory, a URL of an archive or Dockerfile, or - for one of those from
+    /// standard input
     pub(crate) context: String,
 }
 

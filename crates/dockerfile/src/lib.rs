@@ -25,7 +25,7 @@ mod source;
 mod suggest;
 mod text;
 
-pub use entry::DockerfileFrontend;
+pub use entry::{DockerfileFrontend, is_archive};
 pub use error::CompileError;
 pub use offline::{Lowered, compile_offline};
 pub use options::{CompileOptions, NoCache};

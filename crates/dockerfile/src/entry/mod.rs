@@ -27,6 +27,7 @@ use crate::plan::Plan;
 use crate::source::Source;
 use crate::{CompileError, CompileOptions};
 use load::Loader;
+pub use remote::is_archive;
 use request::BuildRequest;
 
 /// How many images of one platform are resolved at a time: a file may name thousands.

@@ -126,8 +126,9 @@ async fn head(bridge: &dyn Bridge, file: &State) -> Result<Vec<u8>, BuildError> 
     read.map_err(|error| BuildError { message: format!("remote build context: {}", error.message), ..error })
 }
 
-/// Whether a file with these first bytes is an archive, packed or not.
-fn is_archive(head: &[u8]) -> bool {
+/// Whether a file with these first bytes (a kilobyte of them) is an archive, packed or not; otherwise a context is a
+/// Dockerfile.
+pub fn is_archive(head: &[u8]) -> bool {
     if MAGIC.iter().any(|magic| head.starts_with(magic)) {
         return true;
     }

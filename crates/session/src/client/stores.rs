@@ -237,7 +237,7 @@ async fn send(
                 offset += piece.len() as u64;
                 limit -= piece.len() as u64;
                 file = (limit > 0).then_some(open);
-                Ok(wire::ReadContentResponse { offset: at, data: piece.into() })
+                Ok(wire::ReadContentResponse { offset: at, data: piece })
             }
             Err(status) => Err(status),
         };

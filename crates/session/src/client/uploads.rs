@@ -94,7 +94,7 @@ fn send(mut stream: Reader, sender: &mpsc::Sender<std::result::Result<BytesMessa
             Ok(0) => return,
             Ok(read) => {
                 data.truncate(read);
-                Ok(BytesMessage { data: data.into() })
+                Ok(BytesMessage { data })
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => Err(Status::aborted(format!("reading the upload: {error}"))),
