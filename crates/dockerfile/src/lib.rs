@@ -11,6 +11,7 @@
 
 mod bytes;
 mod context;
+mod devices;
 mod durations;
 mod entry;
 mod error;

@@ -81,7 +81,10 @@ const KEYS: [&str; 18] = [
 ];
 
 /// Splits `a=b,c` as a line of CSV: fields may be quoted, a doubled quote is one.
-fn csv_fields(line: &str) -> Result<Vec<String>, String> {
+pub(crate) fn csv_fields(line: &str) -> Result<Vec<String>, String> {
+    if line.is_empty() {
+        return Err("failed to parse csv mounts: EOF".to_owned());
+    }
     let mut fields = Vec::new();
     let mut chars = line.chars().peekable();
     loop {
@@ -153,9 +156,6 @@ impl MountSpec {
         written: &str,
         expand: &mut dyn FnMut(&str) -> Result<String, String>,
     ) -> Result<Self, String> {
-        if written.is_empty() {
-            return Err("failed to parse csv mounts: EOF".to_owned());
-        }
         let mut mount = Self::default();
         for field in csv_fields(written)? {
             let (key, value) = key_value(&field);

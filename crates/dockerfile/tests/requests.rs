@@ -10,7 +10,7 @@ use std::sync::Arc;
 use fake::{Case, FakeBridge};
 use rbuild_dockerfile::{DockerfileFrontend, compile_offline};
 use rbuild_frontend::{BuildError, Detail, ErrorCode, Frontend, FrontendRequest, FrontendResult, ResultRefs};
-use rbuild_llb::{Constraints, Definition, Graph, LocalOptions, MarshalOptions, OpKind, State};
+use rbuild_llb::{CdiDevice, Constraints, Definition, Graph, LocalOptions, MarshalOptions, OpKind, State};
 
 struct Run {
     bridge: Arc<FakeBridge>,
@@ -132,7 +132,6 @@ async fn named_images_replace_names_and_are_pinned() {
 #[tokio::test]
 async fn what_is_not_supported_is_refused_by_name() {
     let cases = [
-        ("FROM a\nRUN --device=x y\n", vec![], "RUN --device"),
         ("FROM a\n", vec![("context", "https://x/y.git")], "https://x/y.git"),
         ("FROM a\n", vec![("context:a", "git://x/y.git")], "git://x/y.git"),
         ("FROM a\n", vec![("context", "ftp://u:secret@x/y")], "unsupported build context `ftp://x/y`"),
@@ -220,4 +219,19 @@ fn many_files_compile_offline() {
         compiled += usize::from(compile_offline("Dockerfile", &text, &BTreeMap::new()).is_ok());
     }
     assert!(compiled > 100, "{compiled}");
+}
+
+#[tokio::test]
+async fn devices_of_a_run_are_asked_of_the_daemon() {
+    let text = "FROM a\nARG N=gpu\nRUN --device=x.y/$N=all --device=name=x.y/z,required true\n";
+    let run = run(&[("Dockerfile", text)], &[], BTreeMap::new()).await;
+    run.outcome.unwrap();
+    let solved = run.bridge.solved();
+    let graph = Graph::from_definition(solved.last().unwrap()).unwrap();
+    let devices = graph.vertices().iter().find_map(|vertex| match &vertex.op.kind {
+        OpKind::Exec(exec) => Some(exec.cdi_devices.clone()),
+        _ => None,
+    });
+    let device = |name: &str, optional| CdiDevice { name: name.to_owned(), optional };
+    assert_eq!(devices.unwrap(), [device("x.y/gpu=all", true), device("x.y/z", false)]);
 }

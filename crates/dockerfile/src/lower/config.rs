@@ -144,8 +144,12 @@ impl StageLowering<'_, '_> {
             "" => "/",
             dir => dir,
         };
-        let dir =
-            if path.starts_with('/') { path } else { paths::clean_rooted(&format!("{current}/{path}")) };
+        let dir = match path.as_str() {
+            // Not even cleaned.
+            "" => current.to_owned(),
+            _ if path.starts_with('/') => path,
+            _ => paths::clean_rooted(&format!("{current}/{path}")),
+        };
         let made = dir != "/";
         if made {
             self.next_step();

@@ -1,11 +1,12 @@
 use rbuild_llb::{
-    Attached, CacheSharing, Chown, Constraints, ExecOptions, FileActions, MkdirAction, MkfileAction,
-    MountOptions, NetMode, ProxyEnv, SecretOptions, SecurityMode, SshOptions, State,
+    Attached, CacheSharing, CdiDevice, Chown, Constraints, ExecOptions, FileActions, MkdirAction,
+    MkfileAction, MountOptions, NetMode, ProxyEnv, SecretOptions, SecurityMode, SshOptions, State,
 };
 
 use super::paths;
 use super::stage::{EnvOf, StageLowering, with_command};
 use crate::CompileError;
+use crate::devices::DeviceSpec;
 use crate::mounts::{MountSpec, MountType, Sharing};
 use crate::parse::{Inline, RunCommand, ShellForm, is_heredoc};
 use crate::plan::{From, Step};
@@ -19,9 +20,6 @@ const MAX_SUMMARY: usize = 120;
 
 impl StageLowering<'_, '_> {
     pub(super) fn run(&mut self, step: &Step, run: &RunCommand) -> Result<(), CompileError> {
-        if !run.devices.is_empty() {
-            return Err(CompileError::new("RUN --device is not supported by rbuild yet"));
-        }
         let (form, script) = script_of(run);
         let args = self.command(&form);
         if args.is_empty() {
@@ -37,6 +35,7 @@ impl StageLowering<'_, '_> {
             options.mounts.push(script_mount(script));
         }
         self.mounts(step, run, &mut options)?;
+        options.cdi_devices = self.devices(run)?;
         if self.cx.options.shm_size > 0 {
             let shm = Attached::Tmpfs { size_bytes: self.cx.options.shm_size };
             options.mounts.push(MountOptions::new("/dev/shm", shm));
@@ -124,6 +123,14 @@ impl StageLowering<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    fn devices(&self, run: &RunCommand) -> Result<Vec<CdiDevice>, CompileError> {
+        let devices = run.devices.iter().map(|written| {
+            let device = DeviceSpec::parse(written).map_err(CompileError::new)?;
+            Ok(CdiDevice { name: self.expand(&device.name)?, optional: !device.required })
+        });
+        devices.collect()
     }
 
     fn target(&self, mount: &MountSpec) -> Result<String, CompileError> {

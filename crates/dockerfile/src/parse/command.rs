@@ -2,7 +2,9 @@ use super::flags::{FlagKind, Flags};
 use super::heredoc::parse_heredoc;
 use super::node::{Node, NodeArgs, unknown_instruction};
 use crate::CompileError;
+use crate::devices::DeviceSpec;
 use crate::durations::parse_duration;
+use crate::mounts::csv_fields;
 use crate::source::Lines;
 
 /// An instruction that is understood; variables in it are not expanded yet.
@@ -264,13 +266,21 @@ fn run(node: &Node) -> Result<Command, CompileError> {
         let shown = crate::text::quote(&security);
         return Err(CompileError::syntax(node.lines, format!("security {shown} is not valid")));
     }
+    let mounts = flags.values("mount");
+    for mount in &mounts {
+        csv_fields(mount).map_err(|message| CompileError::syntax(node.lines, message))?;
+    }
+    let devices = flags.values("device");
+    for device in &devices {
+        DeviceSpec::parse(device).map_err(|message| CompileError::syntax(node.lines, message))?;
+    }
     Ok(Command::Run(Box::new(RunCommand {
         form: shell_form(node),
         inline: inline(node),
-        mounts: flags.values("mount"),
+        mounts,
         network,
         security,
-        devices: flags.values("device"),
+        devices,
     })))
 }
 
@@ -419,9 +429,6 @@ fn health_time(flags: &Flags, name: &str, lines: Lines) -> Result<i64, CompileEr
         return Ok(0);
     }
     let nanos = parse_duration(&text).map_err(fail)?;
-    if nanos < 0 {
-        return Err(fail(format!("Interval {} cannot be negative", crate::text::quote(name))));
-    }
     if nanos != 0 && nanos < 1_000_000 {
         return Err(fail(format!("Interval {} cannot be less than 1ms", crate::text::quote(name))));
     }

@@ -20,8 +20,7 @@ impl Heredoc {
     pub(crate) fn ends_with(&self, line: &str) -> bool {
         let line = super::lines::trim_newline(line);
         let line = if self.chomp { line.trim_start_matches('\t') } else { line };
-        // Upstream finds no end for a document without a name.
-        !self.name.is_empty() && line == self.name
+        line == self.name
     }
 
     /// The lines as their reader sees them.
@@ -33,28 +32,27 @@ impl Heredoc {
     }
 }
 
-/// The heredoc that a word starts: `[fd]<<[-]name`, the name possibly quoted.
-pub(crate) fn parse_heredoc(word: &str) -> Option<Heredoc> {
-    let digits = word.len() - word.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (fd, rest) = word.split_at(digits);
+/// The heredoc that a text starts: `[fd]<<[-]name`, the name possibly quoted, with white space before it if
+/// there is no dash.
+pub(crate) fn parse_heredoc(text: &str) -> Option<Heredoc> {
+    let (fd, rest) = split_fd(text);
     let rest = rest.strip_prefix("<<")?;
     let (chomp, quoted) = match rest.strip_prefix('-') {
         Some(rest) => (true, rest),
-        None => (false, rest),
+        None => (false, rest.trim_start()),
     };
     if quoted.contains('<') {
         return None;
     }
     let unquoted = Lexer::heredoc_name().words(quoted).ok()?;
-    // `<< EOF` is a document without a name, which has no end.
-    let name = match unquoted.as_slice() {
-        [] => String::new(),
-        [name] => name.clone(),
-        _ => return None,
-    };
+    let [name] = unquoted.as_slice() else { return None };
     let fd = if fd.is_empty() { 0 } else { fd.parse().ok()? };
     let expand = !quoted.contains(['\'', '"']);
-    Some(Heredoc { name, fd, expand, chomp, content: String::new() })
+    Some(Heredoc { name: name.clone(), fd, expand, chomp, content: String::new() })
+}
+
+fn split_fd(text: &str) -> (&str, &str) {
+    text.split_at(text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len())
 }
 
 /// The heredocs that a line of RUN, COPY or ADD starts.
@@ -62,11 +60,21 @@ pub(crate) fn heredocs_of(line: &str, escape: char) -> Vec<Heredoc> {
     if !line.contains("<<") {
         return Vec::new();
     }
-    let words = Lexer::raw(escape).words(line).unwrap_or_default();
-    words.iter().filter_map(|word| parse_heredoc(word)).collect()
+    let mut words = Lexer::raw(escape).words(line).unwrap_or_default().into_iter();
+    let mut found = Vec::new();
+    while let Some(mut word) = words.next() {
+        // `<< EOF`: whatever the next word is, it is the name or spoils it.
+        if split_fd(&word).1 == "<<"
+            && let Some(name) = words.next()
+        {
+            word = format!("{word} {name}");
+        }
+        found.extend(parse_heredoc(&word));
+    }
+    found
 }
 
-/// Whether a text is one word that starts a heredoc.
+/// Whether a text is nothing but the start of a heredoc.
 pub(crate) fn is_heredoc(text: &str) -> bool {
     parse_heredoc(text).is_some()
 }
