@@ -26,6 +26,10 @@ mod source;
 mod suggest;
 mod text;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use entry::{DockerfileFrontend, is_archive};
 pub use error::CompileError;
 pub use offline::{Lowered, compile_offline};

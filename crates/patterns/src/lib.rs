@@ -14,6 +14,9 @@
 
 mod dockerignore;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod glob;
 mod path;
 mod pattern;

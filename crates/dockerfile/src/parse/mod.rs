@@ -20,6 +20,14 @@ pub(crate) use heredoc::is_heredoc;
 pub(crate) use node::{parse_nodes, parse_trigger};
 pub(crate) use stage::{Instruction, Parsed, StageSource, parse_stages};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod inner {
+    //! What only the claims of fuzz targets look at.
+    pub(crate) use super::heredoc::Heredoc;
+    pub(crate) use super::node::{Node, NodeArgs};
+    pub(crate) use super::words::quoted_fields;
+}
+
 use crate::CompileError;
 use crate::source::Lines;
 
