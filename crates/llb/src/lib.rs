@@ -25,6 +25,9 @@ pub mod caps;
 mod definition;
 mod encode;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod git;
 mod graph;
 mod json;
