@@ -15,6 +15,7 @@ mod devices;
 mod durations;
 mod entry;
 mod error;
+mod lint;
 mod lower;
 mod mounts;
 mod offline;
@@ -23,6 +24,7 @@ mod parse;
 mod plan;
 mod shell;
 mod source;
+mod subrequest;
 mod suggest;
 mod text;
 

@@ -7,6 +7,7 @@ use rbuild_oci::{ImageConfig, Platform};
 
 use crate::context::{BuildContext, LocalContext};
 use crate::entry::offline_options;
+use crate::lint::{Finding, LintConfig, Linter};
 use crate::lower::lower;
 use crate::parse;
 use crate::plan::{BaseFiles, BaseImage, Missing, Plan};
@@ -34,6 +35,8 @@ pub fn compile_offline(
     text: &[u8],
     options: &BTreeMap<String, String>,
 ) -> Result<Lowered, CompileError> {
+    let directives = parse::directives(text).unwrap_or_default();
+    let lint = Linter::new(LintConfig::of(options, directives.check.as_deref())?);
     let options = offline_options(options)?;
     let source = Source::new(SourceInfo {
         filename: name.to_owned(),
@@ -41,8 +44,8 @@ pub fn compile_offline(
         definition: None,
         language: "Dockerfile".to_owned(),
     });
-    let parsed = parse::parse(text)?;
-    let mut plan = Plan::new(&parsed, &options, Vec::new())?;
+    let parsed = parse::parse(text, &lint)?;
+    let mut plan = Plan::new(&parsed, &options, Vec::new(), &lint)?;
     loop {
         let missing = plan.missing()?;
         if missing.is_empty() {
@@ -55,10 +58,10 @@ pub fn compile_offline(
             }
         }
     }
-    let lowered = lower(&plan, &source, &options, &offline_context())?;
+    let lowered = lower(&plan, &source, &options, &offline_context(), &lint)?;
     let definition = lowered.state.marshal(&marshal_options(&options, text));
     let definition = definition.map_err(|error| CompileError::new(error.to_string()))?;
-    let warnings = parsed.warnings.iter().map(|warning| warning.short.clone()).collect();
+    let warnings = lint.take().iter().map(Finding::short).collect();
     Ok(Lowered { definition, config: lowered.image.to_json(), warnings })
 }
 

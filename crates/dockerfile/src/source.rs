@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use rbuild_digest::Digest;
 use rbuild_llb::{Range, SourceInfo, SourceLocation};
 
 /// Lines of a Dockerfile, counted from 1, both ends included.
@@ -35,6 +36,13 @@ pub(crate) struct Source {
 impl Source {
     pub(crate) fn new(info: SourceInfo) -> Self {
         Self { info: Arc::new(info) }
+    }
+
+    /// The vertex that reads it.
+    pub(crate) fn vertex(&self) -> Option<Digest> {
+        let definition = self.info.definition.as_ref()?;
+        // A definition that has no head was refused before.
+        definition.head().ok().flatten().map(|(digest, _)| digest)
     }
 
     pub(crate) fn location(&self, lines: Lines) -> SourceLocation {

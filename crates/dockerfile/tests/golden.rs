@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use fake::{Case, FakeBridge};
 use rbuild_dockerfile::DockerfileFrontend;
-use rbuild_frontend::{BuildError, Detail, Frontend, FrontendRequest, FrontendResult};
+use rbuild_frontend::{BuildError, Detail, Frontend, FrontendRequest, FrontendResult, Warning};
 use rbuild_llb::{Definition, Range, definition_to_json_lines};
 
 fn cases() -> Vec<PathBuf> {
@@ -91,7 +91,25 @@ fn describe_outcome(bridge: &FakeBridge, outcome: &Result<FrontendResult, BuildE
     text
 }
 
-async fn run(dir: &Path) -> String {
+/// The warnings as `warnings.txt` has them; those of one rule at one place come in any order.
+fn describe_warnings(warnings: &[Warning]) -> String {
+    let line = |warning: &Warning| {
+        let Warning { level, short, detail, url, location, .. } = warning;
+        let place = ranges(&location.as_ref().unwrap().ranges);
+        let rule = short.split(':').next().unwrap();
+        (format!("{rule}{place}"), format!("{level} {short} | {} | {url} | {place}\n", detail.join(";")))
+    };
+    let lines: Vec<(String, String)> = warnings.iter().map(line).collect();
+    let mut text = String::new();
+    for same in lines.chunk_by(|a, b| a.0 == b.0) {
+        let mut same: Vec<&str> = same.iter().map(|(_, line)| line.as_str()).collect();
+        same.sort_unstable();
+        text.extend(same);
+    }
+    text
+}
+
+async fn run(dir: &Path) -> (String, String) {
     let case = Case::load(dir);
     let request = FrontendRequest {
         options: case.opts.clone(),
@@ -100,7 +118,7 @@ async fn run(dir: &Path) -> String {
     };
     let bridge = Arc::new(FakeBridge::new(case));
     let outcome = DockerfileFrontend.solve(bridge.clone(), request).await;
-    describe_outcome(&bridge, &outcome)
+    (describe_outcome(&bridge, &outcome), describe_warnings(&bridge.warnings()))
 }
 
 #[tokio::test]
@@ -115,7 +133,10 @@ async fn requests_and_results_are_those_of_upstream() {
         }
         count += 1;
         let expected = std::fs::read_to_string(dir.join("llb.txt")).unwrap();
-        let found = run(&dir).await;
+        let expected_warnings = std::fs::read_to_string(dir.join("warnings.txt")).unwrap_or_default();
+        let (found, warnings) = run(&dir).await;
+        let found = found + "# warnings\n" + &warnings;
+        let expected = expected + "# warnings\n" + &expected_warnings;
         if found != expected {
             let other = found.lines().zip(expected.lines()).find(|(a, b)| a != b);
             let (found_line, expected_line) =

@@ -10,6 +10,7 @@
 mod bridge;
 mod error;
 mod frontend;
+pub mod subrequest;
 
 pub use bridge::{
     Bridge, BridgeRef, DirEntry, FileRange, ImageMeta, ImageQuery, ResolveMode, SharedRef, SolveRequest,
@@ -17,3 +18,4 @@ pub use bridge::{
 };
 pub use error::{BuildError, Detail, ErrorCode};
 pub use frontend::{Frontend, FrontendRequest, FrontendResult, ResultRefs};
+pub use subrequest::Subrequest;

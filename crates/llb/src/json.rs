@@ -33,6 +33,60 @@ pub fn definition_to_json_lines(definition: &Definition) -> Result<String, LlbEr
     Ok(lines)
 }
 
+/// A whole definition as Go's encoder writes its wire message, in one line.
+pub fn definition_to_json(definition: &Definition) -> String {
+    let wire = definition.to_wire();
+    let list = |items: Vec<String>| format!("[{}]", items.join(","));
+    let mut object = Object::new();
+    if !wire.def.is_empty() {
+        object.raw("def", &list(wire.def.iter().map(|op| quoted(&BASE64.encode(op))).collect()));
+    }
+    if !wire.metadata.is_empty() {
+        let sorted: std::collections::BTreeMap<_, _> = wire.metadata.iter().collect();
+        let mut metadata = Object::new();
+        for (digest, of_op) in sorted {
+            metadata.raw(digest, &metadata_json(of_op));
+        }
+        object.raw("metadata", &metadata.end());
+    }
+    // The texts that it points into are left out: the definition is that of the text itself.
+    if let Some(source) = &wire.source {
+        let sorted: std::collections::BTreeMap<_, _> = source.locations.iter().collect();
+        let mut locations = Object::new();
+        for (digest, places) in sorted {
+            let places: Vec<String> = places.locations.iter().map(location_json).collect();
+            let mut of_op = Object::new();
+            if !places.is_empty() {
+                of_op.raw("locations", &list(places));
+            }
+            locations.raw(digest, &of_op.end());
+        }
+        let mut of_source = Object::new();
+        of_source.raw("locations", &locations.end());
+        object.raw("Source", &of_source.end());
+    }
+    object.end()
+}
+
+fn location_json(location: &pb::Location) -> String {
+    let position = |position: Option<pb::Position>| {
+        let position = position.unwrap_or_default();
+        let mut object = Object::new();
+        object.number("line", position.line).number("character", position.character);
+        object.end()
+    };
+    let range = |range: &pb::Range| {
+        let mut object = Object::new();
+        object.raw("start", &position(range.start)).raw("end", &position(range.end));
+        object.end()
+    };
+    let ranges: Vec<String> = location.ranges.iter().map(range).collect();
+    let mut object = Object::new();
+    object.number("sourceIndex", location.source_index);
+    object.raw("ranges", &format!("[{}]", ranges.join(",")));
+    object.end()
+}
+
 /// One op as JSON, without digest and metadata.
 pub fn op_to_json(op: &crate::Op) -> String {
     op_json(&op.to_wire())
@@ -72,7 +126,7 @@ pub fn definition_to_dot(definition: &Definition) -> Result<String, LlbError> {
 }
 
 /// Escapes in JSON text what Go's encoder escapes and serde doesn't.
-pub(crate) fn go_escaped(json: &str) -> String {
+pub fn go_escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
         match c {

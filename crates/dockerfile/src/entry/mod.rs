@@ -3,6 +3,7 @@
 mod images;
 mod load;
 mod named;
+mod question;
 mod remote;
 mod request;
 mod result;
@@ -14,16 +15,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::future::{try_join, try_join_all};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use rbuild_frontend::{
-    Bridge, BuildError, Detail, ErrorCode, Frontend, FrontendRequest, FrontendResult, Warning,
-};
+use rbuild_frontend::{Bridge, BuildError, Detail, ErrorCode, Frontend, FrontendRequest, FrontendResult};
 use rbuild_llb::Definition;
 use rbuild_oci::Platform;
 
 use crate::context::BuildContext;
-use crate::lower::{LoweredStage, lower};
+use crate::lint::{self, LintConfig, Linter};
+use crate::lower::{self, LoweredStage, lower};
 use crate::parse::{self, Parsed};
-use crate::plan::Plan;
+use crate::plan::{BaseFiles, BaseImage, Plan, StageId};
 use crate::source::Source;
 use crate::{CompileError, CompileOptions};
 use load::Loader;
@@ -44,9 +44,6 @@ impl Frontend for DockerfileFrontend {
         bridge: Arc<dyn Bridge>,
         request: FrontendRequest,
     ) -> Result<FrontendResult, BuildError> {
-        if let Some(subrequest) = request.options.get("requestid").filter(|id| !id.is_empty()) {
-            return result::subrequest(subrequest);
-        }
         let platforms = bridge.platforms();
         let build = BuildRequest::parse(request, &platforms)?;
         let loader = Loader::new(bridge.clone(), &build).await?;
@@ -55,13 +52,22 @@ impl Frontend for DockerfileFrontend {
             let result = bridge.solve(forward.request).await;
             return result.map_err(|error| syntax::locate(error, &source, forward.line));
         }
-        let text = source.clone();
-        let parsed = off_runtime(move || parse::parse(&text.info.data)).await?;
-        let parsed = Arc::new(parsed.map_err(|error| error.into_build_error(&source))?);
-        warn(&*bridge, &source, &parsed).await?;
-        let shared = Shared { bridge, build, source, parsed, loader, ignore };
-        shared.build().await
+        let request = Request { bridge, build, source, loader, ignore };
+        match question::asked(&request.build.options)? {
+            Some(question) => request.answer(question).await,
+            None => request.build().await,
+        }
     }
+}
+
+/// A request whose file is there.
+struct Request {
+    bridge: Arc<dyn Bridge>,
+    build: BuildRequest,
+    source: Source,
+    loader: Loader,
+    /// The patterns of `<Dockerfile>.dockerignore`, if there is one.
+    ignore: Option<Vec<String>>,
 }
 
 /// What the platforms of one request share.
@@ -71,22 +77,51 @@ struct Shared {
     source: Source,
     parsed: Arc<Parsed>,
     loader: Loader,
+    lint: Linter,
     /// The patterns of `<Dockerfile>.dockerignore`, if there is one.
     ignore: Option<Vec<String>>,
 }
 
+impl Request {
+    /// What is to be checked. Errors: nobody can tell from what is written.
+    fn linter(&self) -> Result<Linter, BuildError> {
+        // Mistakes in directives are told when the file is parsed, with their lines.
+        let directives = parse::directives(&self.source.info.data).unwrap_or_default();
+        let config = LintConfig::of(&self.build.options, directives.check.as_deref());
+        config.map(Linter::new).map_err(|error| error.into_build_error(&self.source))
+    }
+
+    async fn parse(&self, lint: &Linter) -> Result<Parsed, BuildError> {
+        let (source, lint) = (self.source.clone(), lint.clone());
+        let parsed = off_runtime(move || parse::parse(&source.info.data, &lint)).await?;
+        parsed.map_err(|error| error.into_build_error(&self.source))
+    }
+
+    /// The same where findings are told to the client.
+    async fn parse_and_warn(self) -> Result<Shared, BuildError> {
+        let lint = self.linter()?;
+        let parsed = self.parse(&lint).await;
+        warn(&*self.bridge, &self.source, &lint).await?;
+        Ok(self.share(parsed?, lint))
+    }
+
+    fn share(self, parsed: Parsed, lint: Linter) -> Shared {
+        let Self { bridge, build, source, loader, ignore } = self;
+        Shared { bridge, build, source, parsed: Arc::new(parsed), loader, lint, ignore }
+    }
+
+    async fn build(self) -> Result<FrontendResult, BuildError> {
+        self.parse_and_warn().await?.build().await
+    }
+}
+
 impl Shared {
     async fn build(&self) -> Result<FrontendResult, BuildError> {
-        let plans = try_join_all(self.build.platforms.iter().map(|options| self.plan(options)));
-        let context = self.loader.context(&self.build, self.ignore.clone());
-        let (plans, context) = try_join(plans, context).await?;
-        let platforms = &self.build.platforms;
-        let lowered =
-            plans.into_iter().zip(platforms).map(|(plan, options)| self.lower(plan, options, &context));
-        // A mistake for one platform is told before anything runs for another.
-        let lowered = try_join_all(lowered).await?;
+        let compiled = self.compile().await;
+        warn(&*self.bridge, &self.source, &self.lint).await?;
         let finished =
-            lowered.into_iter().zip(platforms).map(|((lowered, definition), options)| async move {
+            compiled?.into_iter().zip(&self.build.platforms).map(|(lowered, options)| async move {
+                let (lowered, definition) = lowered;
                 let reference = result::solve(&*self.bridge, definition).await?;
                 let platform = options.target_platform.clone();
                 Ok::<_, BuildError>(result::Platformed { platform, lowered, reference })
@@ -94,16 +129,38 @@ impl Shared {
         result::assemble(try_join_all(finished).await?, &self.build)
     }
 
+    /// Compiles all platforms; the file is checked for the first one.
+    async fn compile(&self) -> Result<Vec<(LoweredStage, Definition)>, BuildError> {
+        let silent = Linter::off();
+        let lint = |index| if index == 0 { &self.lint } else { &silent };
+        let platforms = self.build.platforms.iter().enumerate();
+        let plans = platforms.map(|(index, options)| self.plan(options, lint(index), false));
+        let context = self.loader.context(&self.build, self.ignore.clone());
+        let (plans, context) = try_join(try_join_all(plans), context).await?;
+        let lowered = plans.into_iter().zip(&self.build.platforms).enumerate();
+        let lowered =
+            lowered.map(|(index, (plan, options))| self.lower(plan, options, &context, lint(index)));
+        // A mistake for one platform is told before anything runs for another.
+        let lowered = try_join_all(lowered).await?;
+        match self.lint.violation() {
+            Some(error) => Err(self.located(error)),
+            None => Ok(lowered),
+        }
+    }
+
     fn located(&self, error: CompileError) -> BuildError {
         error.into_build_error(&self.source)
     }
 
-    /// Plans one platform and finds out all that it needs to know.
-    async fn plan(&self, options: &CompileOptions) -> Result<Plan, BuildError> {
+    /// Plans one platform and finds out all that it needs to know. `whole`: of all stages.
+    async fn plan(&self, options: &CompileOptions, lint: &Linter, whole: bool) -> Result<Plan, BuildError> {
         let names = self.build.contexts.iter().map(|context| context.name.clone()).collect();
-        let (parsed, own_options) = (self.parsed.clone(), options.clone());
-        let plan = off_runtime(move || Plan::new(&parsed, &own_options, names)).await?;
+        let (parsed, own_options, lint_of_plan) = (self.parsed.clone(), options.clone(), lint.clone());
+        let plan = off_runtime(move || Plan::new(&parsed, &own_options, names, &lint_of_plan)).await?;
         let mut plan = plan.map_err(|e| self.located(e))?;
+        if whole {
+            plan.look_at_all();
+        }
         loop {
             let missing = plan.missing().map_err(|e| self.located(e))?;
             if missing.is_empty() {
@@ -119,6 +176,7 @@ impl Shared {
             let resolved: Vec<_> = resolved.buffered(MAX_RESOLVING).try_collect().await?;
             for (stages, image) in resolved {
                 for stage in stages {
+                    check_platform(lint, &plan, stage, &image);
                     plan.provide(stage, image.clone()).map_err(|e| self.located(e))?;
                 }
             }
@@ -130,10 +188,12 @@ impl Shared {
         plan: Plan,
         options: &CompileOptions,
         context: &BuildContext,
+        lint: &Linter,
     ) -> Result<(LoweredStage, Definition), BuildError> {
         let (source, options, context) = (self.source.clone(), options.clone(), context.clone());
+        let lint = lint.clone();
         let lowered = off_runtime(move || {
-            let lowered = lower(&plan, &source, &options, &context)?;
+            let lowered = lower(&plan, &source, &options, &context, &lint)?;
             let definition = result::definition(&lowered, &options)?;
             Ok((lowered, definition))
         });
@@ -147,17 +207,20 @@ async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     done.map_err(|error| BuildError::new(ErrorCode::Internal, format!("compiling the Dockerfile: {error}")))
 }
 
-async fn warn(bridge: &dyn Bridge, source: &Source, parsed: &Parsed) -> Result<(), BuildError> {
-    for warning in &parsed.warnings {
-        let shown = Warning {
-            vertex: None,
-            level: 1,
-            short: warning.short.clone(),
-            detail: vec![warning.detail.to_owned()],
-            url: warning.url.to_owned(),
-            location: Some(source.location(warning.lines)),
-        };
-        bridge.warn(shown).await?;
+/// An image that is not what the stage asked for; an empty one is for everybody.
+fn check_platform(lint: &Linter, plan: &Plan, stage: StageId, image: &BaseImage) {
+    let stage = &plan.stages[stage];
+    if let (Some(config), BaseFiles::Image(_), Some(lines)) = (&image.config, &image.files, stage.lines)
+        && !lower::is_empty(config)
+    {
+        lint::check_image_platform(lint, &stage.base_name, config, &stage.platform, lines);
+    }
+}
+
+/// Tells of new findings.
+async fn warn(bridge: &dyn Bridge, source: &Source, lint: &Linter) -> Result<(), BuildError> {
+    for finding in lint.take() {
+        bridge.warn(finding.into_warning(source)).await?;
     }
     Ok(())
 }

@@ -1,14 +1,11 @@
 use std::collections::BTreeMap;
 
-use rbuild_frontend::{
-    Bridge, BuildError, Detail, ErrorCode, FrontendResult, ResultRefs, SharedRef, SolveRequest,
-};
+use rbuild_frontend::{Bridge, BuildError, ErrorCode, FrontendResult, ResultRefs, SharedRef, SolveRequest};
 use rbuild_llb::{Definition, MarshalOptions};
 use rbuild_oci::Platform;
 use serde_json::json;
 
 use super::request::BuildRequest;
-use super::unsupported;
 use crate::lower::LoweredStage;
 use crate::{CompileError, CompileOptions};
 
@@ -73,30 +70,4 @@ pub(super) fn assemble(parts: Vec<Platformed>, build: &BuildRequest) -> Result<F
     }
     let refs = if build.multi_platform { ResultRefs::Named(named) } else { ResultRefs::Single(single) };
     Ok(FrontendResult { refs, metadata })
-}
-
-/// Answers a request that is no build.
-pub(super) fn subrequest(id: &str) -> Result<FrontendResult, BuildError> {
-    if id != "frontend.subrequests.describe" {
-        let message = format!("unsupported request {id}");
-        return Err(unsupported(message, Detail::Subrequest(id.to_owned())));
-    }
-    let known = json!([{
-        "Name": id,
-        "Version": "1.0.0",
-        "Type": "rpc",
-        "Description": "List available subrequest types",
-        "Opts": null,
-        "Inputs": null,
-        "Metadata": [{ "Name": "result.json" }, { "Name": "result.txt" }],
-        "Refs": null,
-    }]);
-    let mut metadata = BTreeMap::new();
-    metadata.insert("result.json".to_owned(), known.to_string().into_bytes());
-    let table = format!(
-        "NAME                          VERSION DESCRIPTION\n{id} 1.0.0   List available subrequest types\n"
-    );
-    metadata.insert("result.txt".to_owned(), table.into_bytes());
-    metadata.insert("version".to_owned(), b"1.0.0".to_vec());
-    Ok(FrontendResult { refs: ResultRefs::Single(None), metadata })
 }

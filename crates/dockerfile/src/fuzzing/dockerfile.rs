@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use rbuild_llb::{Definition, Graph};
 
+use crate::lint::Linter;
 use crate::parse::{detect_syntax, parse, parse_nodes, parse_trigger};
 use crate::source::Lines;
 use crate::{CompileError, Lowered, compile_offline};
@@ -89,5 +90,5 @@ fn a_comment_at_the_end_changes_nothing(text: &[u8]) {
         assert_eq!((&node.original, &node.heredocs), (&longer.original, &longer.heredocs));
         assert_eq!(node.lines.first, longer.lines.first);
     }
-    drop(parse(text));
+    drop(parse(text, &Linter::default()));
 }

@@ -60,7 +60,10 @@ impl StageLowering<'_, '_> {
             Source::Local if !copy.checksum.is_empty() => {
                 Err(CompileError::new("checksum requires HTTP(S) or Git sources"))
             }
-            Source::Local => Ok(copy_path(actions, copy, expanded, (source, files), true)),
+            Source::Local => {
+                self.check_ignored(step, "Add", source);
+                Ok(copy_path(actions, copy, expanded, (source, files), true))
+            }
         }
     }
 

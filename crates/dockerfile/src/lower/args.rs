@@ -1,13 +1,18 @@
+use super::outline::OutlineArg;
 use super::stage::StageLowering;
 use crate::CompileError;
-use crate::parse::{ArgCommand, Pair};
+use crate::lint::describes;
+use crate::parse::{ArgCommand, Instruction, Pair};
 use crate::shell::Variables;
 
 impl StageLowering<'_, '_> {
     /// ENV: all values see the variables from before the instruction.
-    pub(super) fn env(&mut self, pairs: &[Pair]) -> Result<(), CompileError> {
+    pub(super) fn env(&mut self, instruction: &Instruction, pairs: &[Pair]) -> Result<(), CompileError> {
         let mut shown = String::from("ENV");
-        for Pair { name, value } in self.expand_pairs(pairs)? {
+        let pairs = self.expand_pairs(pairs)?;
+        self.cx.lint.pairs("ENV", instruction, self.escape());
+        for Pair { name, value } in pairs {
+            self.cx.lint.secret_name("ENV", &name, self.lines);
             shown.push_str(&format!(" {name}={value}"));
             self.set_variable(&name, &value)?;
             set_env(&mut self.built.image.config.env, &name, &value);
@@ -17,9 +22,11 @@ impl StageLowering<'_, '_> {
     }
 
     /// LABEL.
-    pub(super) fn label(&mut self, pairs: &[Pair]) -> Result<(), CompileError> {
+    pub(super) fn label(&mut self, instruction: &Instruction, pairs: &[Pair]) -> Result<(), CompileError> {
         let mut shown = String::from("LABEL");
-        for Pair { name, value } in self.expand_pairs(pairs)? {
+        let pairs = self.expand_pairs(pairs)?;
+        self.cx.lint.pairs("LABEL", instruction, self.escape());
+        for Pair { name, value } in pairs {
             shown.push_str(&format!(" {name}={value}"));
             self.built.image.config.labels.insert(name, value);
         }
@@ -43,13 +50,16 @@ impl StageLowering<'_, '_> {
     }
 
     /// ARG: the request's value, else the default, else what was said before the first FROM.
-    pub(super) fn arg(&mut self, args: &[ArgCommand]) -> Result<(), CompileError> {
+    pub(super) fn arg(&mut self, instruction: &Instruction, args: &[ArgCommand]) -> Result<(), CompileError> {
         let mut shown = String::from("ARG");
         for arg in args {
-            let name = self.expand(&arg.name)?;
+            // Variables in names are not expanded.
+            let name = arg.name.clone();
+            self.cx.lint.secret_name("ARG", &name, self.lines);
             let default = arg.default.as_deref().map(|text| self.expand(text)).transpose()?;
-            let given = self.cx.options.build_args.get(&name).cloned();
-            let value = given.or(default).or_else(|| self.cx.plan.globals.get(&name).map(str::to_owned));
+            let own = self.cx.options.build_args.get(&name).cloned().or(default);
+            self.outline_arg(instruction, &name, own.as_deref());
+            let value = own.or_else(|| self.cx.plan.globals.get(&name).map(str::to_owned));
             shown.push(' ');
             shown.push_str(&name);
             if let Some(value) = &value {
@@ -64,6 +74,24 @@ impl StageLowering<'_, '_> {
         }
         self.commit(shown, false);
         Ok(())
+    }
+
+    fn outline_arg(&mut self, instruction: &Instruction, name: &str, own: Option<&str>) {
+        let globals = &self.cx.plan.globals;
+        let global = own.is_none() && globals.get(name).is_some();
+        let declared = globals.place(name).is_some();
+        let Some(outline) = self.cx.outline_of(self.id) else { return };
+        if !global {
+            let said = instruction.comments.iter().find_map(|comment| describes(comment, name));
+            outline.own(OutlineArg {
+                name: name.to_owned(),
+                value: own.unwrap_or_default().to_owned(),
+                description: said.unwrap_or_default().to_owned(),
+                lines: instruction.lines,
+            });
+        } else if declared {
+            outline.global(name);
+        }
     }
 }
 

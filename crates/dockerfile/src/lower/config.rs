@@ -37,6 +37,7 @@ impl StageLowering<'_, '_> {
     }
 
     pub(super) fn cmd(&mut self, form: &ShellForm) -> Result<(), CompileError> {
+        self.check_command("CMD", form);
         let words = self.command(form);
         self.commit(format!("CMD {}", quote_list(&words)), false);
         let config = &mut self.built.image.config;
@@ -47,6 +48,7 @@ impl StageLowering<'_, '_> {
     }
 
     pub(super) fn entrypoint(&mut self, form: &ShellForm) -> Result<(), CompileError> {
+        self.check_command("ENTRYPOINT", form);
         let words = self.command(form);
         self.commit(format!("ENTRYPOINT {}", quote_list(&words)), false);
         self.built.image.config.entrypoint = words;
@@ -56,7 +58,15 @@ impl StageLowering<'_, '_> {
         Ok(())
     }
 
+    fn check_command(&mut self, keyword: &'static str, form: &ShellForm) {
+        self.built.checks.single(self.cx.lint, keyword, self.lines);
+        if form.shell && self.built.image.config.shell.is_empty() {
+            self.cx.lint.shell_form(keyword, self.lines);
+        }
+    }
+
     pub(super) fn healthcheck(&mut self, check: &HealthCommand) -> Result<(), CompileError> {
+        self.built.checks.single(self.cx.lint, "HEALTHCHECK", self.lines);
         self.commit(
             format!(
                 "HEALTHCHECK {{Test:{} Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
@@ -86,6 +96,7 @@ impl StageLowering<'_, '_> {
         words.sort();
         for word in words {
             for port in self.expand_words(&word)? {
+                self.cx.lint.port(&port, self.lines);
                 let ports = network::parse_ports(&port).map_err(CompileError::new)?;
                 if all.len() + ports.len() > MAX_PORTS {
                     return Err(CompileError::new(format!("EXPOSE names more than {MAX_PORTS} ports")));
@@ -140,6 +151,7 @@ impl StageLowering<'_, '_> {
 
     pub(super) fn workdir(&mut self, step: &Step, path: &str) -> Result<(), CompileError> {
         let path = self.expand(path)?;
+        self.built.checks.workdir(self.cx.lint, &path, self.lines);
         let current = match self.built.image.config.working_dir.as_str() {
             "" => "/",
             dir => dir,

@@ -2,7 +2,7 @@ use rbuild_llb::{Chmod, Chown, Constraints, CopyAction, FileActions, MkfileActio
 
 use super::add::Source;
 use super::paths;
-use super::stage::{EnvOf, StageLowering};
+use super::stage::StageLowering;
 use crate::CompileError;
 use crate::parse::{CopyCommand, Inline};
 use crate::plan::{From, Step};
@@ -37,6 +37,7 @@ impl StageLowering<'_, '_> {
                 self.add_source(actions, step, copy, &expanded, (source, &files))?
             } else {
                 Source::check_copied(source)?;
+                self.check_ignored(step, "Copy", source);
                 copy_path(actions, copy, &expanded, (source, &files), false)
             };
         }
@@ -65,10 +66,10 @@ impl StageLowering<'_, '_> {
     }
 
     fn expand_copy(&self, copy: &CopyCommand) -> Result<Expanded, CompileError> {
-        let sources = copy.sources.iter().map(|source| self.expand(source));
-        let sources = sources.collect::<Result<Vec<_>, _>>()?;
         let chown = self.expand(&copy.chown)?;
         let chmod = self.expand(&copy.chmod)?;
+        let sources = copy.sources.iter().map(|source| self.expand(source));
+        let sources = sources.collect::<Result<Vec<_>, _>>()?;
         let mode = parse_mode(&chmod)?;
         let written = self.expand(&copy.dest)?;
         Ok(Expanded {
@@ -83,6 +84,13 @@ impl StageLowering<'_, '_> {
             chown,
             chmod,
         })
+    }
+
+    /// A path in the context should not be one that the ignore file leaves out.
+    pub(super) fn check_ignored(&self, step: &Step, keyword: &str, source: &str) {
+        if matches!(step.from.first(), None | Some(From::Context)) {
+            self.cx.lint.context_path(keyword, &paths::clean(source), &self.cx.ignored, self.lines);
+        }
     }
 
     /// Where the sources that are not fetched lie.
@@ -100,9 +108,7 @@ impl StageLowering<'_, '_> {
         expanded: &Expanded,
     ) -> Result<FileActions, CompileError> {
         let text = if document.expand {
-            let lexer = Lexer::document(self.escape());
-            let env = EnvOf(&self.built.state);
-            lexer.expand(&document.text, &env, &self.cx.budget).map_err(CompileError::new)?.text
+            self.expand_with(Lexer::document(self.escape()), &document.text)?.text
         } else {
             document.text.clone()
         };

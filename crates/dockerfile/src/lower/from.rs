@@ -5,6 +5,7 @@ use rbuild_oci::{ImageConfig, Platform};
 use super::Lowering;
 use super::stage::{Built, DEFAULT_PATH, with_command};
 use crate::CompileError;
+use crate::lint::StageLint;
 use crate::plan::{Base, BaseFiles, BaseImage, Stage};
 
 impl Lowering<'_> {
@@ -33,6 +34,7 @@ impl Lowering<'_> {
             from_scratch: true,
             cmd_set: false,
             args: Vec::new(),
+            checks: StageLint::default(),
         }
     }
 
@@ -41,6 +43,7 @@ impl Lowering<'_> {
         let mut built = base.clone();
         built.image.config.on_build.clear();
         built.cmd_set = false;
+        built.checks = base.checks.based_on();
         // `--platform` of a stage upon a stage changes nothing.
         // ARGs of the base stay, unless the image has a variable of the same name.
         built.state = with_config(built.state, &built.image).platform(built.platform.clone());
@@ -76,8 +79,16 @@ impl Lowering<'_> {
         let is_step = matches!(base.files, BaseFiles::Image(_)) && !empty && !stage.implicit;
         let platform = stage.platform.clone();
         let base = Some(original);
-        let built =
-            Built { state, image, base, platform, from_scratch: empty, cmd_set: false, args: Vec::new() };
+        let built = Built {
+            state,
+            image,
+            base,
+            platform,
+            from_scratch: empty,
+            cmd_set: false,
+            args: Vec::new(),
+            checks: StageLint::default(),
+        };
         Ok((built, is_step))
     }
 
@@ -102,7 +113,7 @@ impl Lowering<'_> {
 }
 
 /// An image without any layer is an empty file system: nothing has to be pulled.
-fn is_empty(image: &ImageConfig) -> bool {
+pub(crate) fn is_empty(image: &ImageConfig) -> bool {
     image.rootfs.diff_ids.is_empty() && image.history.iter().all(|entry| entry.empty_layer)
 }
 

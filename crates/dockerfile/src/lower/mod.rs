@@ -7,6 +7,7 @@ mod copy;
 mod from;
 mod history;
 mod network;
+mod outline;
 mod paths;
 mod run;
 mod stage;
@@ -15,12 +16,17 @@ use std::collections::BTreeSet;
 
 use rbuild_llb::State;
 use rbuild_oci::ImageConfig;
+use rbuild_patterns::PatternSet;
 
 use crate::context::BuildContext;
+use crate::lint::Linter;
 use crate::plan::{Base, BaseFiles, From, Plan, StageId};
 use crate::shell::Budget;
 use crate::source::Source;
 use crate::{CompileError, CompileOptions};
+pub(crate) use from::is_empty;
+use outline::StageOutline;
+pub(crate) use outline::{Outline, OutlineMount};
 use stage::Built;
 
 /// The result of a compilation.
@@ -43,6 +49,11 @@ pub(crate) struct Lowering<'a> {
     used: BTreeSet<String>,
     built: Vec<Option<Built>>,
     budget: Budget,
+    lint: &'a Linter,
+    /// What the ignore file of the context leaves out.
+    ignored: PatternSet,
+    /// What the stages take from the outside, if that is asked for.
+    outlines: Option<Vec<StageOutline>>,
 }
 
 /// Lowers what the target needs.
@@ -55,22 +66,66 @@ pub(crate) fn lower(
     source: &Source,
     options: &CompileOptions,
     context: &BuildContext,
+    lint: &Linter,
 ) -> Result<LoweredStage, CompileError> {
     let order = plan.order()?;
-    let mut first = Lowering::new(plan, source, options, context.placeholder());
+    let mut first = Lowering::new(plan, source, options, context.placeholder(), lint);
+    first.ignored = ignored(context)?;
     first.run(&order)?;
     if first.used.is_empty() || !context.depends_on_paths() {
         return first.finish();
     }
-    let mut second = Lowering::new(plan, source, options, context.state(&first.used));
+    // What is to be said of the file was said the first time.
+    let silent = Linter::off();
+    let mut second = Lowering::new(plan, source, options, context.state(&first.used), &silent);
     second.run(&order)?;
     second.finish()
 }
 
+/// Finds out what the target takes from the outside: arguments, secrets, ssh agents.
+pub(crate) fn outline(
+    plan: &Plan,
+    source: &Source,
+    options: &CompileOptions,
+    context: &BuildContext,
+    lint: &Linter,
+) -> Result<Outline, CompileError> {
+    let mut lowering = Lowering::new(plan, source, options, context.placeholder(), lint);
+    lowering.ignored = ignored(context)?;
+    lowering.outlines = Some(plan.stages.iter().map(|_| StageOutline::default()).collect());
+    lowering.run(&plan.order()?)?;
+    Ok(outline::merge(plan, &lowering.outlines.unwrap_or_default()))
+}
+
+fn ignored(context: &BuildContext) -> Result<PatternSet, CompileError> {
+    let patterns = match context {
+        BuildContext::Local(local) => local.excludes.as_slice(),
+        _ => &[],
+    };
+    PatternSet::parse(patterns).map_err(|error| CompileError::new(error.to_string()))
+}
+
 impl<'a> Lowering<'a> {
-    fn new(plan: &'a Plan, source: &'a Source, options: &'a CompileOptions, context: State) -> Self {
+    fn new(
+        plan: &'a Plan,
+        source: &'a Source,
+        options: &'a CompileOptions,
+        context: State,
+        lint: &'a Linter,
+    ) -> Self {
         let built = plan.stages.iter().map(|_| None).collect();
-        Self { plan, options, source, context, used: BTreeSet::new(), built, budget: Budget::default() }
+        Self {
+            plan,
+            options,
+            source,
+            context,
+            used: BTreeSet::new(),
+            built,
+            budget: Budget::default(),
+            lint,
+            ignored: PatternSet::default(),
+            outlines: None,
+        }
     }
 
     fn run(&mut self, order: &[StageId]) -> Result<(), CompileError> {

@@ -3,14 +3,14 @@ use rbuild_llb::{
     MkfileAction, MountOptions, NetMode, ProxyEnv, SecretOptions, SecurityMode, SshOptions, State,
 };
 
+use super::outline::{OutlineMount, StageOutline};
 use super::paths;
-use super::stage::{EnvOf, StageLowering, with_command};
+use super::stage::{StageLowering, with_command};
 use crate::CompileError;
 use crate::devices::DeviceSpec;
 use crate::mounts::{MountSpec, MountType, Sharing};
 use crate::parse::{Inline, RunCommand, ShellForm, is_heredoc};
 use crate::plan::{From, Step};
-use crate::shell::Lexer;
 
 /// Where scripts of heredocs are seen.
 const SCRIPTS: &str = "/dev/pipes/";
@@ -95,14 +95,19 @@ impl StageLowering<'_, '_> {
         options: &mut ExecOptions,
     ) -> Result<(), CompileError> {
         for (written, from) in run.mounts.iter().zip(&step.from) {
-            let lexer = Lexer::new(self.escape());
-            let state = self.built.state.clone();
-            let budget = &self.cx.budget;
-            let mut expand = |text: &str| lexer.expand(text, &EnvOf(&state), budget).map(|e| e.text);
+            let mut expand = |text: &str| self.expand(text).map_err(|error| error.to_string());
             let mount = MountSpec::parse(written, &mut expand).map_err(CompileError::new)?;
             match mount.kind {
-                MountType::Secret => options.secrets.push(secret(&mount)?),
-                MountType::Ssh => options.ssh.push(ssh(&mount)),
+                MountType::Secret => {
+                    let secret = secret(&mount)?;
+                    self.outline_mount(&secret.id, mount.required, |outline| &mut outline.secrets);
+                    options.secrets.push(secret);
+                }
+                MountType::Ssh => {
+                    let id = mount.id.as_deref().filter(|id| !id.is_empty()).unwrap_or("default");
+                    self.outline_mount(id, mount.required, |outline| &mut outline.ssh);
+                    options.ssh.push(ssh(&mount));
+                }
                 MountType::Tmpfs => {
                     let target = self.target(&mount)?;
                     let source = selector(&mount);
@@ -131,6 +136,18 @@ impl StageLowering<'_, '_> {
             Ok(CdiDevice { name: self.expand(&device.name)?, optional: !device.required })
         });
         devices.collect()
+    }
+
+    fn outline_mount(
+        &mut self,
+        id: &str,
+        required: bool,
+        list: impl FnOnce(&mut StageOutline) -> &mut Vec<OutlineMount>,
+    ) {
+        let lines = self.lines;
+        if let Some(outline) = self.cx.outline_of(self.id) {
+            list(outline).push(OutlineMount { id: id.to_owned(), required, lines });
+        }
     }
 
     fn target(&self, mount: &MountSpec) -> Result<String, CompileError> {

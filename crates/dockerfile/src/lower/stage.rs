@@ -2,9 +2,11 @@ use rbuild_llb::{Constraints, ProgressGroup, State};
 use rbuild_oci::{ImageConfig, Platform};
 
 use super::Lowering;
+use crate::lint::{Lookups, StageLint, Undefined};
 use crate::parse::{Command, Instruction};
 use crate::plan::{Base, Stage, StageId, Step};
-use crate::shell::{Lexer, Variables};
+use crate::shell::{Expansion, Lexer, Variables};
+use crate::source::Lines;
 use crate::{CompileError, text};
 
 /// The description's key for the instruction as it is written.
@@ -25,6 +27,7 @@ pub(crate) struct Built {
     pub(super) cmd_set: bool,
     /// ARGs so far with their values; stages based on this one see them too.
     pub(super) args: Vec<(String, Option<String>)>,
+    pub(super) checks: StageLint,
 }
 
 /// A stage while it is lowered.
@@ -37,6 +40,8 @@ pub(super) struct StageLowering<'a, 'b> {
     number: usize,
     total: usize,
     pub(super) ignore_cache: bool,
+    /// Where the instruction that is lowered stands.
+    pub(super) lines: Lines,
 }
 
 /// Variables as a state has them.
@@ -70,7 +75,8 @@ impl<'a> Lowering<'a> {
         let (built, is_step) = self.base(stage, &name)?;
         let total = total + triggers;
         let number = usize::from(is_step);
-        let mut lowering = StageLowering { cx: self, id, stage, built, number, total, ignore_cache };
+        let lines = stage.lines.unwrap_or(Lines::one(1));
+        let mut lowering = StageLowering { cx: self, id, stage, built, number, total, ignore_cache, lines };
         for step in &stage.steps {
             lowering.step(step).map_err(|error| error.or_at(step.instruction.lines))?;
         }
@@ -106,12 +112,13 @@ fn stage_name(
 impl StageLowering<'_, '_> {
     fn step(&mut self, step: &Step) -> Result<(), CompileError> {
         let instruction = &step.instruction;
+        self.lines = instruction.lines;
         if matches!(instruction.command, Command::Add(_) | Command::Copy(_) | Command::Run(_)) {
             self.number += 1;
         }
         match &instruction.command {
-            Command::Env(pairs) => self.env(pairs),
-            Command::Label(pairs) => self.label(pairs),
+            Command::Env(pairs) => self.env(instruction, pairs),
+            Command::Label(pairs) => self.label(instruction, pairs),
             Command::Maintainer(name) => self.maintainer(name),
             Command::Add(copy) => self.copy(step, copy, true),
             Command::Copy(copy) => self.copy(step, copy, false),
@@ -128,7 +135,7 @@ impl StageLowering<'_, '_> {
             Command::User(user) => self.user(user),
             Command::Volume(paths) => self.volume(paths),
             Command::StopSignal(signal) => self.stop_signal(signal),
-            Command::Arg(args) => self.arg(args),
+            Command::Arg(args) => self.arg(instruction, args),
             Command::Shell(words) => self.shell(words),
         }
     }
@@ -139,9 +146,18 @@ impl StageLowering<'_, '_> {
 
     /// A value with its variables expanded and its quotes resolved.
     pub(super) fn expand(&self, text: &str) -> Result<String, CompileError> {
+        self.expand_with(Lexer::new(self.escape()), text).map(|expansion| expansion.text)
+    }
+
+    /// The same as another reader has it.
+    pub(super) fn expand_with(&self, lexer: Lexer, text: &str) -> Result<Expansion, CompileError> {
         let env = EnvOf(&self.built.state);
-        let expanded = Lexer::new(self.escape()).expand(text, &env, &self.cx.budget);
-        expanded.map(|e| e.text).map_err(CompileError::new)
+        let lookups = Lookups::new(&env);
+        let expanded = lexer.expand(text, &lookups, &self.cx.budget);
+        // An ARG without a value is declared.
+        let declared = |name: &str| self.built.args.iter().any(|(known, _)| known == name);
+        Undefined::check(self.cx.lint, &lookups, declared, self.lines);
+        expanded.map_err(CompileError::new)
     }
 
     /// A value as words.

@@ -73,6 +73,13 @@ impl Directives {
     }
 }
 
+/// The directives of a Dockerfile's bytes.
+pub(crate) fn directives(text: &[u8]) -> Result<Directives, CompileError> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let text = String::from_utf8_lossy(&text[..text.len().min(DETECT_BYTES)]);
+    Directives::parse(text.lines())
+}
+
 /// The frontend that a file of any language asks for: a `syntax` directive behind `#` or `//`, after an
 /// optional `#!` line, or the string `syntax` of a JSON object. With it, its line (0: unknown).
 pub(crate) fn detect_syntax(text: &[u8]) -> Option<(String, u32)> {

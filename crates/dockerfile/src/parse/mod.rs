@@ -15,10 +15,10 @@ mod words;
 pub(crate) use command::{
     ArgCommand, Command, CopyCommand, HealthCommand, Inline, Pair, RunCommand, ShellForm, parse_command,
 };
-pub(crate) use directive::detect_syntax;
+pub(crate) use directive::{detect_syntax, directives};
 pub(crate) use heredoc::is_heredoc;
-pub(crate) use node::{parse_nodes, parse_trigger};
-pub(crate) use stage::{Instruction, Parsed, StageSource, parse_stages};
+pub(crate) use node::{is_legacy_pair, parse_nodes, parse_trigger};
+pub(crate) use stage::{FromCommand, GlobalArg, Instruction, Parsed, StageSource, parse_stages};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod inner {
@@ -29,19 +29,10 @@ pub(crate) mod inner {
 }
 
 use crate::CompileError;
-use crate::source::Lines;
-
-/// Something about the text that works but should not be written so.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ParseWarning {
-    pub(crate) lines: Lines,
-    pub(crate) short: String,
-    pub(crate) detail: &'static str,
-    pub(crate) url: &'static str,
-}
+use crate::lint::Linter;
 
 /// Parses a whole Dockerfile.
-pub(crate) fn parse(text: &[u8]) -> Result<Parsed, CompileError> {
+pub(crate) fn parse(text: &[u8], lint: &Linter) -> Result<Parsed, CompileError> {
     let file = parse_nodes(text)?;
-    parse_stages(file)
+    parse_stages(file, lint)
 }

@@ -1,4 +1,3 @@
-use super::ParseWarning;
 use super::directive::Directives;
 use super::heredoc::{Heredoc, heredocs_of};
 use super::lines::{LineReader, MAX_FILE_BYTES, continued, is_comment, trim_newline};
@@ -44,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) heredocs: Vec<Heredoc>,
     /// Where it stands, heredocs included.
     pub(crate) lines: Lines,
+    /// The comments above, up to an empty one; an empty line does not end them.
+    pub(crate) comments: Vec<String>,
 }
 
 /// The words of an instruction.
@@ -64,7 +65,8 @@ pub(crate) enum NodeArgs {
 pub(crate) struct NodeFile {
     pub(crate) directives: Directives,
     pub(crate) nodes: Vec<Node>,
-    pub(crate) warnings: Vec<ParseWarning>,
+    /// The last lines of instructions that are continued by empty ones.
+    pub(crate) empty_continuations: Vec<u32>,
     pub(crate) line_count: u32,
 }
 
@@ -82,18 +84,26 @@ pub(crate) fn parse_nodes(text: &[u8]) -> Result<NodeFile, CompileError> {
     let escape = directives.escape;
     let mut file = NodeFile { directives, ..NodeFile::default() };
     let mut reader = LineReader::new(&text);
+    let mut comments = Vec::new();
     while let Some(line) = reader.next()? {
         let first = reader.number;
         let line = trim_newline(line).trim_start();
-        if line.is_empty() || is_comment(line) {
+        if let Some(comment) = line.strip_prefix('#') {
+            if first > file.directives.lines {
+                add_comment(&mut comments, comment.trim());
+            }
             continue;
         }
-        let joined = join_continued(line, &mut reader, escape, &mut file.warnings)?;
+        if line.is_empty() {
+            continue;
+        }
+        let joined = join_continued(line, &mut reader, escape, &mut file.empty_continuations)?;
         let mut lines = Lines { first, last: reader.number };
         let mut node = parse_node(&joined, escape, lines)?;
         read_heredocs(&mut node, &joined, &mut reader, escape)?;
         lines.last = reader.number;
         node.lines = lines;
+        node.comments = std::mem::take(&mut comments);
         file.nodes.push(node);
     }
     file.line_count = reader.number;
@@ -101,6 +111,14 @@ pub(crate) fn parse_nodes(text: &[u8]) -> Result<NodeFile, CompileError> {
         return Err(CompileError::at(Lines::one(reader.number.max(1)), "file with no instructions"));
     }
     Ok(file)
+}
+
+fn add_comment(comments: &mut Vec<String>, text: &str) {
+    if text.is_empty() {
+        comments.clear();
+    } else {
+        comments.push(text.to_owned());
+    }
 }
 
 /// Parses a trigger that a base image carries: one instruction, its documents below. All errors are at `lines`,
@@ -134,18 +152,18 @@ fn join_continued(
     first: &str,
     reader: &mut LineReader<'_>,
     escape: char,
-    warnings: &mut Vec<ParseWarning>,
+    empty_continuations: &mut Vec<u32>,
 ) -> Result<String, CompileError> {
     let Some(body) = continued(first, escape) else { return Ok(first.to_owned()) };
     let mut joined = body.to_owned();
-    let mut empty_line = None;
+    let mut empty_line = false;
     while let Some(line) = reader.next()? {
         let line = trim_newline(line);
         if is_comment(line) {
             continue;
         }
         if line.trim_start().is_empty() {
-            empty_line = Some(reader.number);
+            empty_line = true;
             continue;
         }
         match continued(line, escape) {
@@ -156,14 +174,8 @@ fn join_continued(
             }
         }
     }
-    if empty_line.is_some() {
-        let number = reader.number;
-        warnings.push(ParseWarning {
-            lines: Lines::one(number),
-            short: format!("NoEmptyContinuation: Empty continuation line (line {number})"),
-            detail: "Empty continuation lines will become errors in a future release",
-            url: "https://docs.docker.com/go/dockerfile/rule/no-empty-continuation/",
-        });
+    if empty_line {
+        empty_continuations.push(reader.number);
     }
     Ok(joined)
 }
@@ -222,7 +234,15 @@ fn parse_node(line: &str, escape: char, lines: Lines) -> Result<Node, CompileErr
         "maintainer" | "stopsignal" | "user" | "workdir" => NodeArgs::Words(whole(rest)),
         _ => NodeArgs::Words(fields(rest)),
     };
-    Ok(Node { keyword, original: line.to_owned(), flags, args, heredocs: Vec::new(), lines })
+    Ok(Node {
+        keyword,
+        original: line.to_owned(),
+        flags,
+        args,
+        heredocs: Vec::new(),
+        lines,
+        comments: Vec::new(),
+    })
 }
 
 /// The error for a word that is no instruction; the suggestion follows the word's case.
@@ -258,6 +278,7 @@ fn nested(rest: &str, escape: char, lines: Lines) -> Result<NodeArgs, CompileErr
             args: NodeArgs::Words(whole(tail)),
             heredocs: Vec::new(),
             lines,
+            comments: Vec::new(),
         };
         return Ok(NodeArgs::Nested(Box::new(node)));
     }
@@ -292,6 +313,12 @@ fn health_words(rest: &str, lines: Lines) -> Result<NodeArgs, CompileError> {
         }
         other => other,
     })
+}
+
+/// Whether ENV or LABEL is written in the old form: a name, white space, the value.
+pub(crate) fn is_legacy_pair(original: &str, escape: char) -> bool {
+    let rest = original.split_once(char::is_whitespace).map_or("", |(_, rest)| rest.trim());
+    quoted_fields(rest, escape).first().is_some_and(|first| !first.contains('='))
 }
 
 /// `name=value …`, or the old form of one name and the rest of the line.

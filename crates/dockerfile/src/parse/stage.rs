@@ -1,9 +1,9 @@
-use super::ParseWarning;
 use super::command::{ArgCommand, Command, parse_command};
 use super::directive::Directives;
 use super::flags::{FlagKind, Flags};
 use super::node::{KEYWORDS, Node, NodeArgs, NodeFile, unknown_instruction};
 use crate::CompileError;
+use crate::lint::{self, Linter};
 use crate::source::Lines;
 
 /// A whole Dockerfile.
@@ -13,7 +13,6 @@ pub(crate) struct Parsed {
     /// ARGs before the first FROM.
     pub(crate) global_args: Vec<GlobalArg>,
     pub(crate) stages: Vec<StageSource>,
-    pub(crate) warnings: Vec<ParseWarning>,
 }
 
 /// One ARG before the first FROM.
@@ -21,6 +20,7 @@ pub(crate) struct Parsed {
 pub(crate) struct GlobalArg {
     pub(crate) args: Vec<ArgCommand>,
     pub(crate) lines: Lines,
+    pub(crate) comments: Vec<String>,
 }
 
 /// A stage as it is written.
@@ -39,6 +39,7 @@ pub(crate) struct FromCommand {
     pub(crate) platform: String,
     pub(crate) original: String,
     pub(crate) lines: Lines,
+    pub(crate) comments: Vec<String>,
 }
 
 /// An instruction of a stage.
@@ -48,42 +49,69 @@ pub(crate) struct Instruction {
     /// As it is written, continuations joined.
     pub(crate) original: String,
     pub(crate) lines: Lines,
+    pub(crate) comments: Vec<String>,
 }
 
 /// Understands the instructions and groups them by stages.
-pub(crate) fn parse_stages(file: NodeFile) -> Result<Parsed, CompileError> {
-    let mut parsed = Parsed { directives: file.directives, warnings: file.warnings, ..Parsed::default() };
+pub(crate) fn parse_stages(file: NodeFile, lint: &Linter) -> Result<Parsed, CompileError> {
+    let mut parsed = Parsed { directives: file.directives, ..Parsed::default() };
+    for line in file.empty_continuations {
+        lint::check_continuation(lint, line);
+    }
     for node in &file.nodes {
         if !KEYWORDS.contains(&node.keyword.as_str()) {
             return Err(unknown_instruction(node));
         }
         if node.keyword == "from" {
-            let from = parse_from(node)?;
+            let from = parse_from(node, lint)?;
             parsed.stages.push(StageSource { from, instructions: Vec::new() });
             continue;
         }
+        if node.keyword == "maintainer" {
+            lint::check_maintainer(lint, node.lines);
+        }
         let command = parse_command(node)?;
+        if let Command::Arg(args) = &command {
+            let names: Vec<&str> = args.iter().map(|arg| arg.name.as_str()).collect();
+            lint::check_description(lint, &node.keyword, &names, &node.comments, node.lines);
+        }
         match (parsed.stages.last_mut(), command) {
             (Some(stage), command) => stage.instructions.push(Instruction {
                 command,
                 original: node.original.clone(),
                 lines: node.lines,
+                comments: node.comments.clone(),
             }),
-            (None, Command::Arg(args)) => parsed.global_args.push(GlobalArg { args, lines: node.lines }),
+            (None, Command::Arg(args)) => {
+                parsed.global_args.push(GlobalArg {
+                    args,
+                    lines: node.lines,
+                    comments: node.comments.clone(),
+                });
+            }
             (None, _) => return Err(CompileError::at(node.lines, "no build stage in current context")),
         }
     }
     if parsed.stages.is_empty() {
         return Err(CompileError::new("dockerfile contains no stages to build"));
     }
+    lint::check_stage_names(lint, &parsed.stages);
+    lint::check_casing(lint, &parsed);
     Ok(parsed)
 }
 
-fn parse_from(node: &Node) -> Result<FromCommand, CompileError> {
+fn parse_from(node: &Node, lint: &Linter) -> Result<FromCommand, CompileError> {
     let words: &[String] = match &node.args {
         NodeArgs::Words(words) => words,
         _ => &[],
     };
+    if let [_, word, name] = words {
+        if word.eq_ignore_ascii_case("as") {
+            lint::check_stage_name(lint, name, node.lines);
+        }
+        let keyword = node.original.split_whitespace().next().unwrap_or_default();
+        lint::check_as_casing(lint, keyword, word, node.lines);
+    }
     let (base, name) = match words {
         [base] => (base, String::new()),
         [base, word, name] if word.eq_ignore_ascii_case("as") => (base, name.to_lowercase()),
@@ -98,6 +126,8 @@ fn parse_from(node: &Node) -> Result<FromCommand, CompileError> {
             ),
         ));
     }
+    let names: &[&str] = if name.is_empty() { &[] } else { &[&name] };
+    lint::check_description(lint, &node.keyword, names, &node.comments, node.lines);
     let flags = Flags::parse(&node.flags, &[("platform", FlagKind::Value)], node.lines)?;
     Ok(FromCommand {
         base: base.clone(),
@@ -105,6 +135,7 @@ fn parse_from(node: &Node) -> Result<FromCommand, CompileError> {
         platform: flags.text("platform"),
         original: node.original.clone(),
         lines: node.lines,
+        comments: node.comments.clone(),
     })
 }
 

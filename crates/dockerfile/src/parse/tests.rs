@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::{Command, detect_syntax, parse};
+use crate::lint::Linter;
 
 #[test]
 fn ten_megabytes_of_backslashes_are_no_more_than_a_long_line() {
@@ -9,7 +10,7 @@ fn ten_megabytes_of_backslashes_are_no_more_than_a_long_line() {
         "\\\n".repeat(5 << 20),
         "FROM scratch\nRUN ".to_owned() + &"\\\n".repeat(5 << 20),
     ] {
-        let outcome = parse(text.as_bytes());
+        let outcome = parse(text.as_bytes(), &Linter::default());
         if !text.starts_with("FROM") {
             let error = outcome.unwrap_err();
             let shown = error.to_string();
@@ -20,13 +21,13 @@ fn ten_megabytes_of_backslashes_are_no_more_than_a_long_line() {
 
 #[test]
 fn files_that_are_too_large_are_refused() {
-    let error = parse(&vec![b'\n'; super::lines::MAX_FILE_BYTES + 1]).unwrap_err();
+    let error = parse(&vec![b'\n'; super::lines::MAX_FILE_BYTES + 1], &Linter::default()).unwrap_err();
     assert!(error.to_string().contains("bytes"), "{error}");
 }
 
 #[test]
 fn directives_stand_at_the_top_and_once() {
-    let at = |text: &str| parse(text.as_bytes()).map(|p| p.directives.escape);
+    let at = |text: &str| parse(text.as_bytes(), &Linter::default()).map(|p| p.directives.escape);
     assert_eq!(at("# escape=`\nFROM a").unwrap(), '`');
     assert_eq!(at("# x\n# escape=`\nFROM a").unwrap(), '\\');
     assert_eq!(at("\n# escape=`\nFROM a").unwrap(), '\\');
@@ -36,7 +37,7 @@ fn directives_stand_at_the_top_and_once() {
     let error = at("# escape=`\n# escape=\\\nFROM a").unwrap_err();
     assert_eq!(error.to_string(), "only one escape parser directive can be used");
     assert_eq!(error.lines(), Some((2, 2)));
-    let parsed = parse(b"# Syntax = a/b:1 \n#check=skip=all\nFROM a").unwrap();
+    let parsed = parse(b"# Syntax = a/b:1 \n#check=skip=all\nFROM a", &Linter::default()).unwrap();
     assert_eq!(parsed.directives.syntax.as_deref(), Some("a/b:1"));
     assert_eq!(parsed.directives.check.as_deref(), Some("skip=all"));
 }
@@ -80,7 +81,7 @@ fn errors_name_their_lines() {
         ),
     ];
     for (text, message, lines) in cases {
-        let error = parse(text.as_bytes()).unwrap_err();
+        let error = parse(text.as_bytes(), &Linter::default()).unwrap_err();
         assert_eq!(error.to_string(), message);
         assert_eq!(error.lines(), Some(lines), "{text}");
     }
@@ -88,9 +89,11 @@ fn errors_name_their_lines() {
 
 #[test]
 fn empty_continuation_lines_are_warned_of() {
-    let parsed = parse(b"FROM a\nRUN x \\\n\n y\n").unwrap();
-    assert_eq!(parsed.warnings.len(), 1);
-    assert_eq!(parsed.warnings[0].short, "NoEmptyContinuation: Empty continuation line (line 4)");
+    let lint = Linter::default();
+    let parsed = parse(b"FROM a\nRUN x \\\n\n y\n", &lint).unwrap();
+    let found = lint.take();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].short(), "NoEmptyContinuation: Empty continuation line (line 4)");
     let Command::Run(run) = &parsed.stages[0].instructions[0].command else { panic!("not a RUN") };
     assert_eq!(run.form.words, ["x  y"]);
 }
@@ -98,7 +101,7 @@ fn empty_continuation_lines_are_warned_of() {
 proptest! {
     #[test]
     fn parsing_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        drop(parse(&bytes));
+        drop(parse(&bytes, &Linter::default()));
         drop(detect_syntax(&bytes));
     }
 
@@ -110,7 +113,7 @@ proptest! {
         )
     ) {
         let text = lines.join("\n");
-        drop(parse(text.as_bytes()));
+        drop(parse(text.as_bytes(), &Linter::default()));
         drop(crate::compile_offline("Dockerfile", text.as_bytes(), &std::collections::BTreeMap::new()));
     }
 }

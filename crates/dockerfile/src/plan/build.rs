@@ -1,11 +1,12 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rbuild_oci::{ImageRef, Platform};
 
 use super::{Base, BaseImage, From, GlobalArgs, Missing, Plan, Stage, StageId, Step};
+use crate::lint::{self, Linter, Lookups};
 use crate::mounts::{MountSource, mount_source};
-use crate::parse::{Command, Instruction, Parsed, StageSource, parse_command, parse_trigger};
+use crate::parse::{Command, FromCommand, Instruction, Parsed, StageSource, parse_command, parse_trigger};
 use crate::shell::{Budget, Lexer, Variables};
 use crate::source::Lines;
 use crate::{CompileError, CompileOptions, suggest};
@@ -22,6 +23,7 @@ impl Plan {
         parsed: &Parsed,
         options: &CompileOptions,
         contexts: Vec<String>,
+        lint: &Linter,
     ) -> Result<Self, CompileError> {
         let too_many = parsed.stages.len() > MAX_STAGES;
         let budget = Budget::default();
@@ -38,12 +40,16 @@ impl Plan {
             has_mounts: false,
             contexts,
             target_platform: options.target_platform.clone(),
+            whole: false,
         };
         if too_many {
             return Err(CompileError::new(format!("dockerfile has more than {MAX_STAGES} stages")));
         }
+        let lexer = Lexer::new(escape);
+        let defaults = plan.globals.defaults();
+        lint::check_default_bases(lint, &parsed.stages, &defaults, lexer, &plan.budget);
         for (index, source) in parsed.stages.iter().enumerate() {
-            let stage = plan.stage(index, source, options)?;
+            let stage = plan.stage(index, source, options, lint)?;
             if !stage.name.is_empty() {
                 plan.names.insert(stage.name.clone(), index);
             }
@@ -70,19 +76,19 @@ impl Plan {
         index: StageId,
         source: &StageSource,
         options: &CompileOptions,
+        lint: &Linter,
     ) -> Result<Stage, CompileError> {
         let from = &source.from;
-        let lexer = Lexer::new(self.escape);
-        let expand = |text: &str| {
-            let expanded = lexer.expand(text, &self.globals, &self.budget);
-            expanded.map(|e| e.text).map_err(|m| CompileError::at(from.lines, m))
-        };
-        let base_name = expand(&from.base)?;
+        let lookups = Lookups::new(&self.globals);
+        let expanded = Lexer::new(self.escape).expand(&from.base, &lookups, &self.budget);
+        lint::check_undeclared(lint, &lookups, |name| self.globals.is_declared(name), from.lines);
+        let base_name = expanded.map(|e| e.text).map_err(|m| CompileError::at(from.lines, m))?;
         if base_name.is_empty() {
             let message = format!("base name ({}) should not be blank", from.base);
             return Err(CompileError::at(from.lines, message));
         }
-        let platform = self.platform(&from.platform, from.lines, options)?;
+        let mut used_args = lookups.found();
+        let platform = self.platform(from, options, lint, &mut used_args)?;
         let base = self.base(&from.name, &base_name, Some(&self.names), from.lines)?;
         // An empty file system has none of its own.
         let platform = platform.filter(|_| !matches!(base, Base::Scratch));
@@ -97,20 +103,34 @@ impl Plan {
             steps: Vec::new(),
             triggered: false,
             implicit: false,
+            description: from
+                .comments
+                .iter()
+                .find_map(|c| lint::describes(c, &from.name))
+                .unwrap_or("")
+                .to_owned(),
+            base_name,
+            used_args,
         })
     }
 
     fn platform(
         &self,
-        written: &str,
-        lines: Lines,
+        from: &FromCommand,
         options: &CompileOptions,
+        lint: &Linter,
+        used_args: &mut BTreeSet<String>,
     ) -> Result<Option<Platform>, CompileError> {
+        let (written, lines) = (&from.platform, from.lines);
         if written.is_empty() {
             return Ok(None);
         }
-        let expanded = Lexer::new(self.escape).expand(written, &self.globals, &self.budget);
+        let lookups = Lookups::new(&self.globals);
+        let expanded = Lexer::new(self.escape).expand(written, &lookups, &self.budget);
+        lint::check_undeclared(lint, &lookups, |name| self.globals.is_declared(name), lines);
+        used_args.append(&mut lookups.found());
         let expanded = expanded.map_err(|message| CompileError::at(lines, message))?;
+        lint::check_platform_flag(lint, written, &expanded.text, &lookups, &from.name, lines);
         if expanded.text.is_empty() {
             let hint = expanded
                 .unset
@@ -270,6 +290,9 @@ impl Plan {
             steps: Vec::new(),
             triggered: false,
             implicit: true,
+            base_name: name.to_owned(),
+            used_args: BTreeSet::new(),
+            description: String::new(),
         });
         Ok(self.stages.len() - 1)
     }
@@ -348,7 +371,8 @@ impl Plan {
                 return Err(CompileError::at(lines, "FROM isn't allowed as an ONBUILD trigger"));
             }
             let command = parse_command(&node).map_err(|error| error.moved_to(lines))?;
-            instructions.push(Instruction { command, original: node.original.clone(), lines });
+            let original = node.original.clone();
+            instructions.push(Instruction { command, original, lines, comments: Vec::new() });
         }
         let mut steps = self.steps(stage, &instructions, true)?;
         steps.append(&mut self.stages[stage].steps);

@@ -6,7 +6,7 @@ mod args;
 mod build;
 mod order;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rbuild_llb::State;
@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) has_mounts: bool,
     /// Names that the request gives a meaning of its own.
     pub(crate) contexts: Vec<String>,
+    /// Stages that the target does not need are looked at too, for checks of the whole file.
+    whole: bool,
 }
 
 /// One stage.
@@ -59,6 +61,12 @@ pub(crate) struct Stage {
     pub(crate) triggered: bool,
     /// Made up for a name in `from=`.
     pub(crate) implicit: bool,
+    /// The name of its base, variables expanded.
+    pub(crate) base_name: String,
+    /// ARGs from before the first FROM that its base and platform are made of.
+    pub(crate) used_args: BTreeSet<String>,
+    /// What the comment above says of it.
+    pub(crate) description: String,
 }
 
 /// An instruction with the stages it reads from.

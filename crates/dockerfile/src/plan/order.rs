@@ -34,7 +34,21 @@ impl Stage {
 impl Plan {
     /// The stages that the target needs, each after those it needs itself. Errors: a cycle.
     pub(crate) fn order(&self) -> Result<Vec<StageId>, CompileError> {
+        if self.whole {
+            let all: Vec<StageId> = (0..self.stages.len()).collect();
+            return self.walk(&all);
+        }
         self.walk(&[self.target])
+    }
+
+    /// Looks at all stages, whatever the target needs.
+    pub(crate) fn look_at_all(&mut self) {
+        self.whole = true;
+    }
+
+    /// The stages that a stage needs: its base first, then those that its steps read from.
+    pub(crate) fn needed_by(&self, stage: StageId) -> Vec<StageId> {
+        self.stages[stage].needs().into_iter().map(|(id, _)| id).collect()
     }
 
     /// Refuses cycles, also among stages that the target does not need.

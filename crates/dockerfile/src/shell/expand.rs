@@ -349,7 +349,10 @@ impl Cursor<'_> {
             Some(kind @ ('#' | '%')) if !colon => self.trim(&name, kind),
             Some('/') if !colon => self.replace(&name),
             None => Err("syntax error: missing '}'".to_owned()),
-            Some(_) => Err(format!("unsupported modifier ({modifier}) in substitution")),
+            Some(_) => {
+                self.lookup(&name)?;
+                Err(format!("unsupported modifier ({modifier}) in substitution"))
+            }
         }
     }
 

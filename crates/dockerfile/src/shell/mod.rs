@@ -8,7 +8,7 @@ mod pattern;
 mod tests;
 
 pub(crate) use budget::Budget;
-pub(crate) use expand::Lexer;
+pub(crate) use expand::{Expansion, Lexer};
 
 /// Where variables come from.
 pub(crate) trait Variables {

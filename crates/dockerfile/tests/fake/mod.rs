@@ -41,6 +41,7 @@ pub(crate) struct FakeBridge {
     forwarded: Mutex<Vec<SolveRequest>>,
     resolving: AtomicUsize,
     most_resolving: AtomicUsize,
+    warnings: Mutex<Vec<Warning>>,
 }
 
 #[derive(Debug)]
@@ -55,6 +56,7 @@ impl FakeBridge {
             case,
             solved: Mutex::default(),
             forwarded: Mutex::default(),
+            warnings: Mutex::default(),
             resolving: AtomicUsize::new(0),
             most_resolving: AtomicUsize::new(0),
         }
@@ -64,6 +66,11 @@ impl FakeBridge {
     #[allow(dead_code, reason = "each test binary uses its own part")]
     pub(crate) fn forwarded(&self) -> Vec<SolveRequest> {
         self.forwarded.lock().unwrap().clone()
+    }
+
+    #[allow(dead_code, reason = "each test binary uses its own part")]
+    pub(crate) fn warnings(&self) -> Vec<Warning> {
+        self.warnings.lock().unwrap().clone()
     }
 
     /// How many images were asked for at the same time.
@@ -124,7 +131,8 @@ impl Bridge for FakeBridge {
         Err(BuildError::unimplemented("not here"))
     }
 
-    async fn warn(&self, _warning: Warning) -> Result<(), BuildError> {
+    async fn warn(&self, warning: Warning) -> Result<(), BuildError> {
+        self.warnings.lock().unwrap().push(warning);
         Ok(())
     }
 
