@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::errors::CommandError;
 use crate::run::{self, Finished, Offer};
 use crate::spec::{self, Output};
-use crate::{connect, named, signals, ui};
+use crate::{connect, history, named, signals, ui};
 
 /// Proxy settings that builds take over from the environment as predefined build arguments.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
@@ -44,7 +44,12 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     };
     let connected = connect::connect(connection, true).await?;
     let finished = run::run(&connected.channel, &offer, mode, request).await;
-    let outcome = finished.and_then(|finished| report(&args, &finished));
+    let outcome = match finished {
+        Ok(finished) if args.explain => report(&args, &finished)
+            .and(history::explain_build(connected.channel.clone(), &finished.id).await),
+        Ok(finished) => report(&args, &finished),
+        Err(error) => Err(error),
+    };
     connected.close().await;
     outcome
 }

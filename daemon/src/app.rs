@@ -8,6 +8,7 @@ use rbuild_api::grpc::health::v1::health_server::HealthServer;
 use rbuild_api::moby::buildkit::v1::control_server::ControlServer;
 use rbuild_api::moby::buildkit::v1::frontend::llb_bridge_server::LlbBridgeServer;
 use rbuild_api::otlp::trace_service_server::TraceServiceServer;
+use rbuild_api::rbuild::v1::builds_server::BuildsServer;
 use rbuild_api::rbuild::v1::images_server::ImagesServer;
 use rbuild_build::Builder;
 use rbuild_gateway::{BridgeService, ForwardedBuilds};
@@ -157,6 +158,7 @@ fn router(tls: Option<&Tls>, control: ControlService, bridge: Arc<BridgeService>
     let content = ContentServer::new(control.clone()).max_encoding_message_size(MAX_MESSAGE);
     Ok(server
         .add_service(ImagesServer::new(control.clone()))
+        .add_service(BuildsServer::new(control.clone()))
         .add_service(control_server)
         .add_service(content)
         .add_service(bridge)

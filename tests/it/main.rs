@@ -15,6 +15,7 @@ mod c1_cached;
 mod c2_changes;
 mod c3_concurrency;
 mod c5_kill;
+mod c8_explain;
 mod d1_outputs;
 mod d4_results;
 mod daemonless;

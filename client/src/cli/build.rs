@@ -25,6 +25,9 @@ pub(crate) struct BuildArgs {
     /// Cgroup under which steps run
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
+    /// After the build, say why steps ran that were not cached
+    #[arg(long)]
+    pub(crate) explain: bool,
     /// Dockerfile [default: CONTEXT/Dockerfile]; - reads it from standard input; within an archive or URL a path in it
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,

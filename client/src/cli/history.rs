@@ -42,6 +42,14 @@ pub(crate) enum HistoryCommand {
         #[arg(long, default_value = "text", value_parser = ["text", "json"])]
         format: String,
     },
+    /// Say why the steps of a build ran: what differs from the last time
+    Explain {
+        #[command(flatten)]
+        build: BuildName,
+        /// One JSON object per step
+        #[arg(long)]
+        json: bool,
+    },
     /// Forget builds
     Rm {
         /// References, as `ls` shows them

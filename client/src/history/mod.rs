@@ -1,5 +1,6 @@
 //! `history`: the builds that ran on the daemon, from its records and logs.
 
+mod explain;
 mod list;
 mod timeline;
 
@@ -17,13 +18,14 @@ use tonic::transport::Channel;
 use crate::cli::{BuildName, HistoryCommand};
 use crate::errors::CommandError;
 use crate::{MAX_MESSAGE, ui};
+use explain::Depth;
 use timeline::Timeline;
 
 type Control = ControlClient<Channel>;
 
 /// Runs a command on the history.
 pub(crate) async fn history(channel: Channel, command: HistoryCommand) -> Result<(), CommandError> {
-    let mut control = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let mut control = ControlClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     match command {
         HistoryCommand::Ls { filter, limit, quiet, format } => {
             let request = BuildHistoryRequest { filter, limit: limit.into(), ..Default::default() };
@@ -33,7 +35,7 @@ pub(crate) async fn history(channel: Channel, command: HistoryCommand) -> Result
         }
         HistoryCommand::Logs { build, progress, raw, step } => {
             let record = find(&mut control, &build).await?;
-            let events = events(&mut control, &record).await?;
+            let events = events(&mut control, &record.r#ref).await?;
             match raw {
                 true => print_raw(events, step).await,
                 false => print_log(events, &progress).await,
@@ -41,12 +43,21 @@ pub(crate) async fn history(channel: Channel, command: HistoryCommand) -> Result
         }
         HistoryCommand::Inspect { build, format } => {
             let record = find(&mut control, &build).await?;
-            let mut timeline = Timeline::default();
-            let mut events = events(&mut control, &record).await?;
-            while let Some(event) = events.message().await? {
-                event.vertexes.iter().for_each(|vertex| timeline.add(vertex));
-            }
+            let timeline = timeline_of(&mut control, &record.r#ref).await?;
             list::inspect(&record, &timeline, &format);
+            Ok(())
+        }
+        HistoryCommand::Explain { build, json } => {
+            let id = find(&mut control, &build).await?.r#ref;
+            let steps = explain::ask(channel, &id).await?;
+            let timeline = timeline_of(&mut control, &id).await?;
+            if json {
+                explain::print_json(&steps, &timeline);
+            } else if steps.is_empty() {
+                ui::print("every step was in the cache");
+            } else {
+                explain::lines(&steps, &timeline, Depth::All).iter().for_each(|line| ui::print(line));
+            }
             Ok(())
         }
         HistoryCommand::Rm { builds, all } => remove(&mut control, builds, all).await,
@@ -99,11 +110,29 @@ async fn find(control: &mut Control, name: &BuildName) -> Result<BuildHistoryRec
     }
 }
 
-async fn events(
-    control: &mut Control,
-    record: &BuildHistoryRecord,
-) -> Result<tonic::Streaming<StatusResponse>, CommandError> {
-    Ok(control.status(StatusRequest { r#ref: record.r#ref.clone() }).await?.into_inner())
+async fn events(control: &mut Control, id: &str) -> Result<tonic::Streaming<StatusResponse>, CommandError> {
+    Ok(control.status(StatusRequest { r#ref: id.to_owned() }).await?.into_inner())
+}
+
+async fn timeline_of(control: &mut Control, id: &str) -> Result<Timeline, CommandError> {
+    let mut timeline = Timeline::default();
+    let mut events = events(control, id).await?;
+    while let Some(event) = events.message().await? {
+        event.vertexes.iter().for_each(|vertex| timeline.add(vertex));
+    }
+    Ok(timeline)
+}
+
+/// After a build: the root causes of the steps that ran, one line each.
+pub(crate) async fn explain_build(channel: Channel, id: &str) -> Result<(), CommandError> {
+    let steps = explain::ask(channel.clone(), id).await?;
+    let mut control = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let timeline = timeline_of(&mut control, id).await?;
+    if steps.is_empty() {
+        ui::note("every step was in the cache");
+    }
+    explain::lines(&steps, &timeline, Depth::Roots).iter().for_each(|line| ui::note(line));
+    Ok(())
 }
 
 async fn print_log(events: tonic::Streaming<StatusResponse>, progress: &str) -> Result<(), CommandError> {

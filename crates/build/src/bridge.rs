@@ -15,6 +15,7 @@ use rbuild_worker::{ImageRequest, LlbOp, ResolvedImage, Scope, Worker};
 
 use crate::error::{from_op, from_solve};
 use crate::events::SolverEvents;
+use crate::explain::Explainer;
 use crate::refs::BuildRef;
 
 /// Frontends that run frontends go this deep at most.
@@ -27,6 +28,7 @@ pub(crate) struct BuildContext {
     pub(crate) job: Job<LlbOp>,
     pub(crate) scope: Scope,
     pub(crate) events: Arc<SolverEvents>,
+    pub(crate) explainer: Arc<Explainer>,
     pub(crate) frontends: Arc<BTreeMap<String, Arc<dyn Frontend>>>,
     pub(crate) session: String,
     pub(crate) imports: Vec<(String, BTreeMap<String, String>)>,
@@ -51,9 +53,10 @@ impl BuildContext {
             .map_err(|error| BuildError::invalid(format!("invalid definition: {error}")))?;
         self.events.add_groups(&graph);
         Worker::check(&graph, &self.scope.entitlements).map_err(|error| from_op(&error))?;
-        let (graph, head) = self.worker.graph(&graph).map_err(|error| from_op(&error))?;
+        let (solvable, head) = self.worker.graph(&graph).map_err(|error| from_op(&error))?;
         let Some(head) = head else { return Ok(None) };
-        let solved = self.job.solve(&graph, head).await;
+        self.explainer.solves(Arc::new(graph));
+        let solved = self.job.solve(&solvable, head).await;
         solved.map(|solved| Some(solved.output)).map_err(|error| from_solve(&error, definition))
     }
 

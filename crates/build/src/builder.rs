@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::builds::Builds;
+use crate::explain::{BuildArgs, Explained, Explainer, Memory, TargetName};
 use crate::history::{EncodeError, History, HistoryLimits, HistoryRefusal};
 use crate::request::{BuildOutcome, BuildRequest};
 use crate::run;
@@ -58,6 +59,9 @@ pub enum OpenError {
     /// The state directory.
     #[error(transparent)]
     Store(#[from] rbuild_store::StoreError),
+    /// What explanations need.
+    #[error("the memory of earlier builds: {0}")]
+    Explain(#[source] std::io::Error),
     /// The build history.
     #[error("the build history: {0}")]
     History(#[source] std::io::Error),
@@ -86,6 +90,7 @@ pub struct Builder {
     pub(crate) entitlements: Entitlements,
     store: Store,
     builds: Arc<Builds>,
+    memory: Memory,
     history: History,
     tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -146,6 +151,7 @@ impl Builder {
             frontends: Arc::new(BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile)])),
             entitlements,
             builds: Arc::default(),
+            memory: Memory::open(store.root().join("explain")).map_err(OpenError::Explain)?,
             history: History::open(store.clone(), options.history, options.encode_error)
                 .map_err(OpenError::History)?,
             tasks: TaskTracker::new(),
@@ -170,8 +176,11 @@ impl Builder {
         let id = request.id.clone();
         let task = self.tasks.spawn(async move {
             let begun = std::time::Instant::now();
-            let outcome = run::build(&builder, request, progress, cancel).await;
-            recording.finish(&outcome).await;
+            let explaining = Explaining::new(&request);
+            let explainer = Arc::new(Explainer::default());
+            let outcome = run::build(&builder, request, progress, explainer.clone(), cancel).await;
+            let explained = explaining.finish(&builder, explainer).await;
+            recording.finish(&outcome, explained).await;
             drop(running);
             let seconds = begun.elapsed().as_secs_f32();
             match &outcome {
@@ -233,7 +242,7 @@ impl Builder {
     /// was opened with policies.
     pub fn start_gc(self: &Arc<Self>) -> GcTask {
         let policies = self.gc.clone();
-        let (store, history) = (self.store.clone(), self.history.clone());
+        let (store, history, memory) = (self.store.clone(), self.history.clone(), self.memory.clone());
         let work = async move {
             let mut ticks = tokio::time::interval(GC_EVERY);
             // The first tick is immediate: right after the start there is nothing new to collect.
@@ -241,6 +250,10 @@ impl Builder {
             loop {
                 ticks.tick().await;
                 history.collect().await;
+                let forgetting = memory.clone();
+                if let Err(error) = tokio::task::spawn_blocking(move || forgetting.collect()).await {
+                    tracing::warn!(%error, "forgetting earlier builds");
+                }
                 let Some(policies) = &policies else { continue };
                 match store.gc(policies).await {
                     Ok(pruned) => tracing::debug!(?pruned, "garbage collected"),
@@ -278,6 +291,34 @@ impl Builder {
         if let Err(error) = self.store.sync().await {
             tracing::warn!(error = %error, "closing the store");
         }
+    }
+}
+
+/// What an explanation needs to know of a request.
+struct Explaining {
+    session: String,
+    args: BuildArgs,
+    target: TargetName,
+}
+
+impl Explaining {
+    fn new(request: &BuildRequest) -> Self {
+        Self {
+            session: request.session.clone(),
+            args: BuildArgs::of(&request.what),
+            target: TargetName::of(&request.what),
+        }
+    }
+
+    async fn finish(self, builder: &Builder, explainer: Arc<Explainer>) -> Vec<Explained> {
+        let session = builder.sessions.find(&self.session);
+        let target = self.target.digest(session.as_ref().map_or("", |session| session.shared_key()));
+        let memory = builder.memory.clone();
+        let work = move || explainer.finish(&memory, &target, &self.args);
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "explaining a build");
+            Vec::new()
+        })
     }
 }
 

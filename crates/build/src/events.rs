@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rbuild_digest::Digest;
@@ -6,17 +7,20 @@ use rbuild_llb::ProgressGroup;
 use rbuild_progress::{Progress, Reporter, VertexInfo};
 use rbuild_solver::{Event, EventSink};
 
+use crate::explain::Explainer;
+
 /// Writes what the solver says about a build's vertices into the build's event log.
 #[derive(Debug)]
 pub(crate) struct SolverEvents {
     progress: Progress,
     groups: Mutex<HashMap<Digest, ProgressGroup>>,
     reporters: Mutex<HashMap<Digest, Reporter>>,
+    explainer: Arc<Explainer>,
 }
 
 impl SolverEvents {
-    pub(crate) fn new(progress: Progress) -> Self {
-        Self { progress, groups: Mutex::default(), reporters: Mutex::default() }
+    pub(crate) fn new(progress: Progress, explainer: Arc<Explainer>) -> Self {
+        Self { progress, groups: Mutex::default(), reporters: Mutex::default(), explainer }
     }
 
     /// Remembers which vertices of a definition are shown as one.
@@ -46,8 +50,16 @@ impl EventSink for SolverEvents {
         match event {
             Event::Known(vertex) => self.reporter(&vertex).known(),
             Event::Started(vertex) => self.reporter(&vertex).started(),
-            Event::Completed { vertex, cached: true, .. } => self.reporter(&vertex).cached(),
-            Event::Completed { vertex, error, .. } => self.reporter(&vertex).completed(error),
+            Event::Completed { vertex, cached: true, .. } => {
+                self.explainer.was_cached(&vertex.digest);
+                self.reporter(&vertex).cached();
+            }
+            Event::Completed { vertex, error, .. } => {
+                if error.as_deref() != Some(rbuild_solver::CANCELLED) {
+                    self.explainer.ran(vertex.digest);
+                }
+                self.reporter(&vertex).completed(error);
+            }
         }
     }
 }

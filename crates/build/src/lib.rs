@@ -11,6 +11,7 @@ mod builder;
 mod builds;
 mod error;
 mod events;
+mod explain;
 mod files;
 mod history;
 mod refs;
@@ -18,6 +19,7 @@ mod request;
 mod run;
 
 pub use builder::{Builder, BuilderOptions, GcTask, OpenError};
+pub use explain::{Cause, Explained, FileChanges};
 pub use history::{
     EncodeError, History, HistoryBlob, HistoryError, HistoryEvent, HistoryEventKind, HistoryLimits,
     HistoryRecord, HistoryRefusal,

@@ -17,6 +17,7 @@ use crate::bridge::{BuildBridge, BuildContext};
 use crate::builder::Builder;
 use crate::error::{cancelled, from_op, told};
 use crate::events::SolverEvents;
+use crate::explain::Explainer;
 use crate::refs::BuildRef;
 use crate::request::{BuildOutcome, BuildRequest, ExporterSpec, What};
 
@@ -28,27 +29,30 @@ pub(crate) async fn build(
     builder: &Builder,
     request: BuildRequest,
     progress: rbuild_progress::Progress,
+    explainer: Arc<Explainer>,
     cancel: tokio_util::sync::CancellationToken,
 ) -> Result<BuildOutcome, BuildError> {
-    stages(builder, request, progress, cancel).await.map_err(told)
+    stages(builder, request, progress, explainer, cancel).await.map_err(told)
 }
 
 async fn stages(
     builder: &Builder,
     request: BuildRequest,
     progress: rbuild_progress::Progress,
+    explainer: Arc<Explainer>,
     cancel: tokio_util::sync::CancellationToken,
 ) -> Result<BuildOutcome, BuildError> {
     request.check()?;
     let exporters = open_exporters(builder, &request.exporters)?;
-    let scope = scope(builder, &request, progress)?;
-    let events = Arc::new(SolverEvents::new(scope.progress.clone()));
+    let scope = scope(builder, &request, progress, explainer.clone())?;
+    let events = Arc::new(SolverEvents::new(scope.progress.clone(), explainer.clone()));
     let job = builder.solver.job(scope.clone(), events.clone());
     let context = Arc::new(BuildContext {
         worker: builder.worker.clone(),
         job,
         scope,
         events,
+        explainer,
         frontends: builder.frontends.clone(),
         session: request.session.clone(),
         imports: request.cache_imports.clone(),
@@ -76,6 +80,7 @@ fn scope(
     builder: &Builder,
     request: &BuildRequest,
     progress: rbuild_progress::Progress,
+    explainer: Arc<Explainer>,
 ) -> Result<Scope, BuildError> {
     let asked = Entitlements::parse(&request.entitlements).map_err(|error| from_op(&error))?;
     let granted = Entitlements::granted(&builder.entitlements, &asked).map_err(|error| from_op(&error))?;
@@ -85,6 +90,7 @@ fn scope(
         entitlements: Arc::new(granted),
         memo: Memo::default(),
         build_id: request.id.as_str().into(),
+        witness: Some(explainer),
     })
 }
 

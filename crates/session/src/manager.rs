@@ -207,7 +207,8 @@ impl SessionManager {
         }
     }
 
-    fn find(&self, id: &str) -> Option<Session> {
+    /// The session of that id, if it is open now.
+    pub fn find(&self, id: &str) -> Option<Session> {
         self.inner.sessions.lock().get(id).filter(|session| !session.is_closed()).cloned()
     }
 

@@ -52,7 +52,7 @@ mod usage;
 
 pub use blobs::LayerBlob;
 pub use cache_mount::{CacheMount, CacheMountOptions, Sharing};
-pub use checksum::{ChecksumOptions, EntryKind, FileHeader};
+pub use checksum::{ChecksumOptions, EntryKind, FileHeader, PathDigests};
 pub use context::{ContextEntry, LocalContext};
 pub use error::{Result, StoreError};
 pub use filter::Filter;

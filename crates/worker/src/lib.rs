@@ -32,5 +32,5 @@ pub use files::FileError;
 pub use meta::{ImageRequest, ResolvedImage, ResolvedSource};
 pub use op::LlbOp;
 pub use permits::Permits;
-pub use scope::Scope;
+pub use scope::{FileList, Scope, Witness};
 pub use worker::{Worker, WorkerOptions};

@@ -54,17 +54,26 @@ impl Op for LlbOp {
 
     async fn content_key(
         &self,
-        _cx: &OpContext<Scope>,
+        cx: &OpContext<Scope>,
         input: usize,
         output: &Ref,
     ) -> Result<Option<Digest>, OpError> {
-        match &self.kind {
-            OpKind::Exec(op) => ops::select::digest(output, &ops::exec_key::selectors(op, input)).await,
-            OpKind::File(op) => {
-                ops::select::digest(output, &ops::file_key::selectors(op, self.inputs, input)).await
+        let selectors = match &self.kind {
+            OpKind::Exec(op) => ops::exec_key::selectors(op, input),
+            OpKind::File(op) => ops::file_key::selectors(op, self.inputs, input),
+            _ => return Ok(None),
+        };
+        let digest = ops::select::digest(output, &selectors).await?;
+        let witnesses: Vec<_> = cx.scopes().into_iter().filter_map(|scope| scope.witness).collect();
+        if let Some(content) = &digest
+            && !witnesses.is_empty()
+        {
+            let files = ops::select::list(output, &selectors).await?;
+            for witness in witnesses {
+                witness.reads(&cx.vertex().digest, input, content, files.as_ref());
             }
-            _ => Ok(None),
         }
+        Ok(digest)
     }
 
     async fn exec(&self, cx: &OpContext<Scope>, inputs: Vec<Ref>) -> Result<Vec<Ref>, OpError> {

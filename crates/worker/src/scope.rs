@@ -1,5 +1,7 @@
+use std::fmt;
 use std::sync::Arc;
 
+use rbuild_digest::Digest;
 use rbuild_progress::Progress;
 use rbuild_session::SessionGroup;
 use rbuild_solver::OpContext;
@@ -24,6 +26,17 @@ pub struct Scope {
     pub memo: Memo,
     /// Which build.
     pub build_id: Arc<str>,
+    /// Is told what steps read.
+    pub witness: Option<Arc<dyn Witness>>,
+}
+
+/// Paths and the digests of what is there.
+pub type FileList = std::collections::BTreeMap<Vec<u8>, Digest>;
+
+/// Told what the content keys of a build's steps were made of, so that somebody can say later why a step ran.
+pub trait Witness: Send + Sync + fmt::Debug {
+    /// A step reads `content` from its input number `input`; `files` says what that is made of, if it is known.
+    fn reads(&self, vertex: &Digest, input: usize, content: &Digest, files: Option<&FileList>);
 }
 
 /// The sessions of all builds that wait, as one group.

@@ -2,6 +2,7 @@
 
 mod content;
 mod disk;
+mod explain;
 mod history;
 mod history_filter;
 mod images;

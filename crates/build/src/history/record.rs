@@ -4,6 +4,7 @@ use rbuild_digest::Digest;
 use rbuild_progress::Tally;
 use serde::{Deserialize, Serialize};
 
+use crate::explain::Explained;
 use crate::request::{BuildRequest, ExporterSpec, What};
 
 /// What is kept of a build.
@@ -34,6 +35,9 @@ pub struct HistoryRecord {
     /// Steps and warnings.
     #[serde(default)]
     pub tally: Tally,
+    /// Why steps ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub explained: Vec<Explained>,
     /// Kept whatever the limits say.
     #[serde(default)]
     pub pinned: bool,
@@ -81,6 +85,7 @@ impl HistoryRecord {
             log: None,
             response: BTreeMap::new(),
             tally: Tally::default(),
+            explained: Vec::new(),
             pinned: false,
             generation: 0,
         }

@@ -8,6 +8,7 @@ use rbuild_progress::Progress;
 
 use super::record::{FileKind, HistoryBlob, HistoryError, HistoryRecord, now_ms};
 use super::{History, HistoryEventKind};
+use crate::explain::Explained;
 use crate::request::BuildOutcome;
 
 /// Bytes hashed at a time.
@@ -33,10 +34,14 @@ impl Recording {
     }
 
     /// Closes the log and keeps the build. The build itself has ended, so a failure here is logged only.
-    pub(crate) async fn finish(mut self, outcome: &Result<BuildOutcome, BuildError>) {
+    pub(crate) async fn finish(
+        mut self,
+        outcome: &Result<BuildOutcome, BuildError>,
+        explained: Vec<Explained>,
+    ) {
         self.progress.close();
         self.progress.closed().await;
-        match self.keep(outcome).await {
+        match self.keep(outcome, explained).await {
             Ok(()) => self.finished = true,
             Err(error) => tracing::warn!(build = %self.record.id, %error, "keeping a build in the history"),
         }
@@ -45,7 +50,11 @@ impl Recording {
         history.collect().await;
     }
 
-    async fn keep(&self, outcome: &Result<BuildOutcome, BuildError>) -> io::Result<()> {
+    async fn keep(
+        &self,
+        outcome: &Result<BuildOutcome, BuildError>,
+        explained: Vec<Explained>,
+    ) -> io::Result<()> {
         let log = self.history.file(&self.record.id, FileKind::Log);
         let error_file = self.history.file(&self.record.id, FileKind::Error);
         let status = outcome.as_ref().err().map(|error| (self.history.inner.encode_error)(error));
@@ -65,6 +74,7 @@ impl Recording {
         record.completed_ms = Some(now_ms());
         record.log = Some(log);
         record.tally = self.progress.tally();
+        record.explained = explained;
         match outcome {
             Ok(outcome) => record.response.clone_from(&outcome.exporter_response),
             Err(error) => {

@@ -58,7 +58,7 @@ async fn run(history: &History, id: &str, outcome: Result<BuildOutcome, BuildErr
     step.started();
     step.log(1, b"hello");
     step.completed(None);
-    recording.finish(&outcome).await;
+    recording.finish(&outcome, Vec::new()).await;
 }
 
 /// As if the build had ended `seconds` ago.
@@ -129,7 +129,7 @@ async fn listeners_hear_of_builds_in_order_and_running_ones_cannot_be_deleted() 
     assert!(known.is_empty());
     let (recording, _) = place.history.begin(&request("a")).unwrap();
     assert!(matches!(place.history.delete("a").await, Err(HistoryRefusal::Running(_))));
-    recording.finish(&Ok(BuildOutcome::default())).await;
+    recording.finish(&Ok(BuildOutcome::default()), Vec::new()).await;
     place.history.delete("a").await.unwrap();
     assert!(matches!(place.history.delete("a").await, Err(HistoryRefusal::Unknown(_))));
     drop(place.history.begin(&request("b")).unwrap());

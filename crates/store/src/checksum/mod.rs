@@ -64,6 +64,9 @@ pub enum ChecksumError {
     },
 }
 
+/// Paths and digests, in the order of a walk.
+pub type PathDigests = Vec<(Vec<u8>, Digest)>;
+
 pub(crate) type SharedTree = Arc<Mutex<Tree>>;
 
 /// The trees of refs somebody asked about lately.
@@ -130,6 +133,46 @@ impl Ref {
     }
 }
 
+impl Ref {
+    /// What [`Ref::checksum`] covers for the same question, as far as it is in memory: paths from the root of the tree,
+    /// without a slash in front, and the digest of each file or directory header. Never reads a file.
+    ///
+    /// `None`: nobody asked for the digest lately, or there are more than `limit` entries.
+    pub async fn contents_known(
+        &self,
+        path: impl AsRef<[u8]>,
+        options: &ChecksumOptions,
+        limit: usize,
+    ) -> Result<Option<PathDigests>> {
+        let (tree, _) = self.store.tree_of(&self.node);
+        let (path, options) = (path.as_ref().to_vec(), options.clone());
+        blocking(move || {
+            let mut tree = tree.lock();
+            let mut filler = scan::Filler { tree: &mut tree, files: None };
+            let found = if options.has_patterns() {
+                select::list(&mut filler, &path, &options)?.filter(|list| list.len() <= limit)
+            } else {
+                filler.entries(&key_path(&path), options.follow_links, limit)?
+            };
+            Ok(found.map(|mut list| {
+                for (path, _) in &mut list {
+                    if path.first() == Some(&b'/') {
+                        path.remove(0);
+                    }
+                }
+                list
+            }))
+        })
+        .await
+    }
+}
+
+impl ChecksumOptions {
+    fn has_patterns(&self) -> bool {
+        self.wildcard || !self.include.is_empty() || !self.exclude.is_empty()
+    }
+}
+
 impl Store {
     /// The tree of a node, and whether the node itself keeps it.
     fn tree_of(&self, node: &Arc<Node>) -> (SharedTree, bool) {
@@ -168,7 +211,7 @@ fn answer(
     options: &ChecksumOptions,
 ) -> Result<Option<Digest>> {
     let mut filler = scan::Filler { tree, files };
-    if options.wildcard || !options.include.is_empty() || !options.exclude.is_empty() {
+    if options.has_patterns() {
         return select::digest(&mut filler, path, options);
     }
     filler.path_digest(&key_path(path), options.follow_links)

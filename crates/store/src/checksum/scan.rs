@@ -9,7 +9,7 @@ use rbuild_digest::Digest;
 use rbuild_sys::{FileKind, Root};
 
 use super::tree::{Dir, Found, Kind, NodeId, Tree, lossy};
-use super::{ChecksumError, FileHeader};
+use super::{ChecksumError, FileHeader, PathDigests};
 use crate::error::{Result, StoreError};
 use crate::refs::TreeGuard;
 use crate::store::cores;
@@ -63,6 +63,24 @@ impl Filler<'_> {
             return Ok(None);
         }
         Ok(self.tree.digest(id))
+    }
+
+    /// Everything at and below a clean path with its own digest; more than `limit` entries are `None`.
+    pub(super) fn entries(&mut self, path: &[u8], follow: bool, limit: usize) -> Result<Option<PathDigests>> {
+        let Some(Some(start)) = self.resolve(path, follow)? else { return Ok(None) };
+        let mut entries = Vec::new();
+        let mut todo = vec![start];
+        while let Some(id) = todo.pop() {
+            let (Some(children), Some(digest)) = (self.tree.children(id), self.tree.node(id).digest) else {
+                return Ok(None);
+            };
+            todo.extend(children.iter().rev());
+            entries.push((self.tree.path(id), digest));
+            if entries.len() > limit {
+                return Ok(None);
+            }
+        }
+        Ok(Some(entries))
     }
 
     /// The node's own digest: of a directory that of its header.

@@ -3,7 +3,7 @@ use rbuild_patterns::{Match, PatternSet, glob_match};
 
 use super::scan::Filler;
 use super::tree::{Kind, NodeId, ROOT, lossy};
-use super::{ChecksumError, ChecksumOptions, key_path};
+use super::{ChecksumError, ChecksumOptions, PathDigests, key_path};
 use crate::error::Result;
 
 /// Digest over the files that a wildcard and patterns choose: their base names and digests in the order of their
@@ -14,16 +14,7 @@ pub(super) fn digest(
     path: &[u8],
     options: &ChecksumOptions,
 ) -> Result<Option<Digest>> {
-    // Upstream reads the whole tree here, too: what a pattern finds may be anywhere.
-    if !filler.list_below(ROOT)? {
-        return Ok(None);
-    }
-    let mut selection = Selection::new(path, options)?;
-    let Some(start) = selection.start(filler)? else { return Ok(Some(Digest::of(b""))) };
-    selection.walk(filler, start)?;
-    let chosen: Vec<_> = selection.seen.into_iter().filter(|entry| entry.order.is_some()).collect();
-    let mut chosen = chosen;
-    chosen.sort_by_key(|entry| entry.order);
+    let Some(chosen) = chosen(filler, path, options)? else { return Ok(None) };
     let Some(digests) = digests(filler, &chosen, options.follow_links)? else { return Ok(None) };
     match &chosen[..] {
         [] => return Ok(Some(Digest::of(b""))),
@@ -38,6 +29,30 @@ pub(super) fn digest(
         hash.update(base(&entry.path)).update(digest.to_string());
     }
     Ok(Some(hash.finish()))
+}
+
+/// What [`digest`] covers, in the order in which it does: paths as they were asked for, and their digests.
+pub(super) fn list(
+    filler: &mut Filler<'_>,
+    path: &[u8],
+    options: &ChecksumOptions,
+) -> Result<Option<PathDigests>> {
+    let Some(chosen) = chosen(filler, path, options)? else { return Ok(None) };
+    let Some(digests) = digests(filler, &chosen, options.follow_links)? else { return Ok(None) };
+    Ok(Some(chosen.into_iter().map(|entry| entry.path).zip(digests).collect()))
+}
+
+fn chosen(filler: &mut Filler<'_>, path: &[u8], options: &ChecksumOptions) -> Result<Option<Vec<Seen>>> {
+    // Upstream reads the whole tree here, too: what a pattern finds may be anywhere.
+    if !filler.list_below(ROOT)? {
+        return Ok(None);
+    }
+    let mut selection = Selection::new(path, options)?;
+    let Some(start) = selection.start(filler)? else { return Ok(Some(Vec::new())) };
+    selection.walk(filler, start)?;
+    let mut chosen: Vec<_> = selection.seen.into_iter().filter(|entry| entry.order.is_some()).collect();
+    chosen.sort_by_key(|entry| entry.order);
+    Ok(Some(chosen))
 }
 
 /// The digest of each entry.

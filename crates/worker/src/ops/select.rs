@@ -5,6 +5,7 @@ use rbuild_digest::Digest;
 use rbuild_store::{ChecksumOptions, Ref};
 
 use crate::error::OpError;
+use crate::scope::FileList;
 
 /// A part of an input.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,6 +50,23 @@ pub(crate) async fn digest(input: &Ref, selectors: &[Selector]) -> Result<Option
     let digests = try_join_all(digests).await?;
     let texts: Vec<String> = digests.iter().map(Digest::to_string).collect();
     Ok(Some(Digest::of(texts.join("\0"))))
+}
+
+/// More files of one input than this are not told apart: the list would weigh more than the answer is worth.
+const MAX_LISTED: usize = 200_000;
+
+/// The files behind [`digest`], if they are known without reading any.
+pub(crate) async fn list(input: &Ref, selectors: &[Selector]) -> Result<Option<FileList>, OpError> {
+    let whole = [Selector::default()];
+    let selectors = if selectors.is_empty() { &whole } else { selectors };
+    let mut files = FileList::new();
+    for selector in selectors {
+        match input.contents_known(&selector.path, &selector.options, MAX_LISTED).await? {
+            Some(list) => files.extend(list),
+            None => return Ok(None),
+        }
+    }
+    Ok((files.len() <= MAX_LISTED).then_some(files))
 }
 
 /// Without doubles, in order.

@@ -112,6 +112,7 @@ impl Fixture {
             entitlements: Arc::new(entitlements),
             memo: Memo::default(),
             build_id: rbuild_digest::random_id().into(),
+            witness: None,
         };
         let job = self.solver.job(scope, Arc::new(Events(progress.clone())));
         Build { job, progress, worker: self.worker.clone() }
