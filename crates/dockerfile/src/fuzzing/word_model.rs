@@ -246,10 +246,11 @@ impl Model<'_> {
                 self.at += usize::from(all);
                 let pattern = self.operand('/', true)?;
                 let replacement = self.operand('}', true)?;
-                let Some(value) = value else {
+                if value.is_none() && self.rules.keep_unset {
                     let both = [&pattern[..], &['/'], &replacement].concat();
                     return Ok(self.written(&name, if all { "//" } else { "/" }, &both));
-                };
+                }
+                let value = value.unwrap_or_default();
                 let parts = self.pattern(&pattern, &value)?;
                 self.made(replacement.len() * (value.len() + 1))?;
                 Ok(glob_model::replace(&parts, &value, &replacement, all))

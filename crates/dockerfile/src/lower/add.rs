@@ -57,7 +57,7 @@ impl StageLowering<'_, '_> {
         match Source::of(source)? {
             Source::Git(url) => self.clone_repository(actions, step, copy, expanded, &url),
             Source::Http => self.download(actions, step, copy, expanded, source),
-            Source::Local if !copy.checksum.is_empty() => {
+            Source::Local if !expanded.checksum.is_empty() => {
                 Err(CompileError::new("checksum requires HTTP(S) or Git sources"))
             }
             Source::Local => {
@@ -84,13 +84,12 @@ impl StageLowering<'_, '_> {
             }
             options.keep_git_dir = keep;
         }
-        let checksum = self.expand(&copy.checksum)?;
-        if !checksum.is_empty() {
-            if url.options.checksum.as_ref().is_some_and(|asked| *asked != checksum) {
-                let (given, asked) = (text::quote(&checksum), text::quote(&options.checksum));
+        if !expanded.checksum.is_empty() {
+            if url.options.checksum.as_ref().is_some_and(|asked| *asked != expanded.checksum) {
+                let (given, asked) = (text::quote(&expanded.checksum), text::quote(&options.checksum));
                 return Err(CompileError::new(format!("checksum mismatch {given} != {asked}")));
             }
-            options.checksum = checksum;
+            options.checksum.clone_from(&expanded.checksum);
         }
         let action = CopyAction { src: "/".to_owned(), ..expanded.action() };
         Ok(actions.copy(&State::git(url, options), action))
@@ -105,8 +104,7 @@ impl StageLowering<'_, '_> {
         expanded: &Expanded,
         url: &str,
     ) -> Result<FileActions, CompileError> {
-        let checksum = self.expand(&copy.checksum)?;
-        let checksum = match checksum.as_str() {
+        let checksum = match expanded.checksum.as_str() {
             "" => None,
             text => {
                 Some(Digest::parse(text).map_err(|_| CompileError::new("invalid checksum digest format"))?)

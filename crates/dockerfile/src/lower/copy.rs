@@ -18,6 +18,7 @@ pub(super) struct Expanded {
     mode: Chmod,
     chown: String,
     chmod: String,
+    pub(super) checksum: String,
     link: bool,
     excludes: Vec<String>,
 }
@@ -28,7 +29,7 @@ impl StageLowering<'_, '_> {
         let name = self.step_name(step, "");
         let expanded = self.expand_copy(copy)?;
         let mut actions = FileActions::new();
-        if !copy.checksum.is_empty() && expanded.sources.len() != 1 {
+        if !expanded.checksum.is_empty() && expanded.sources.len() != 1 {
             return Err(CompileError::new("checksum can't be specified for multiple sources"));
         }
         let files = self.files(step, &expanded.sources)?;
@@ -80,6 +81,7 @@ impl StageLowering<'_, '_> {
             // Upstream does not link what changes modes: a symbolic one depends on what is below.
             excludes: copy.excludes.clone(),
             link: copy.link && chmod.is_empty(),
+            checksum: self.expand(&copy.checksum)?,
             mode,
             chown,
             chmod,
@@ -213,7 +215,7 @@ fn parse_mode(text: &str) -> Result<Chmod, CompileError> {
     if text.is_empty() {
         return Ok(Chmod::Keep);
     }
-    if !text.bytes().all(|b| b.is_ascii_digit()) {
+    if !text.starts_with(|c: char| c.is_ascii_digit()) {
         return if is_symbolic_mode(text) {
             Ok(Chmod::Symbolic(text.to_owned()))
         } else {

@@ -23,7 +23,7 @@ impl StageLowering<'_, '_> {
         let (form, script) = script_of(run);
         let args = self.command(&form);
         if args.is_empty() {
-            return Err(CompileError::new("RUN requires a command: its JSON array is empty"));
+            return Err(CompileError::new("arguments are required: the JSON array of RUN is empty"));
         }
         let shown = self.step_name(step, &summary(run));
         let constraints = with_command(self.constraints(step, shown), &step.instruction.original);

@@ -350,7 +350,10 @@ impl Cursor<'_> {
             Some('/') if !colon => self.replace(&name),
             None => Err("syntax error: missing '}'".to_owned()),
             Some(_) => {
-                self.lookup(&name)?;
+                // Upstream reads the variable first, so that it is warned of, but only behind a colon.
+                if colon {
+                    self.lookup(&name)?;
+                }
                 Err(format!("unsupported modifier ({modifier}) in substitution"))
             }
         }
@@ -389,7 +392,7 @@ impl Cursor<'_> {
             _ => match given {
                 Some(value) => Ok(value),
                 None if !word.is_empty() => Err(format!("{name}: {word}")),
-                None if colon => Err(format!("{name}: is not allowed to be empty")),
+                None if present => Err(format!("{name}: is not allowed to be empty")),
                 None => Err(format!("{name}: is not allowed to be unset")),
             },
         }
@@ -414,9 +417,14 @@ impl Cursor<'_> {
         self.at += usize::from(all);
         let pattern = self.operand('/', true)?;
         let replacement = self.operand('}', true)?;
-        let Some(value) = self.lookup(name)? else {
-            let mark = if all { "//" } else { "/" };
-            return Ok(self.unset_text(format!("${{{name}{mark}{pattern}/{replacement}}}")));
+        let value = match self.lookup(name)? {
+            Some(value) => value,
+            None if self.lexer.skip_unset => {
+                let mark = if all { "//" } else { "/" };
+                return Ok(format!("${{{name}{mark}{pattern}/{replacement}}}"));
+            }
+            // An empty pattern is found in nothing, too.
+            None => String::new(),
         };
         let pattern = Pattern::parse(&pattern, self.lexer.escape)?;
         pattern.replace(&value, &replacement, all, |bytes| self.charge(bytes))

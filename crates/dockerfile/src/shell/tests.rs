@@ -53,6 +53,7 @@ fn mistakes_are_told() {
         ("${}", "bad substitution"),
         ("${x:bad}", "unsupported modifier (:b) in substitution"),
         ("${u?}", "u: is not allowed to be unset"),
+        ("${u:?}", "u: is not allowed to be unset"),
         ("${e:?}", "e: is not allowed to be empty"),
         ("${u:?because}", "u: because"),
         ("\"x", "looking for matching double-quote"),

@@ -159,7 +159,7 @@ impl Chown {
     /// Parses `user[:group]`; numbers and `root` are ids, all else is a name.
     pub fn parse(text: &str) -> Self {
         let who = |text: &str| {
-            if text == "root" {
+            if matches!(text, "" | "root") {
                 return UserRef::Id(0);
             }
             match text.parse::<i32>() {
