@@ -143,13 +143,15 @@ impl ImageRef {
         Self { tag: None, digest: None, ..self.clone() }
     }
 
-    /// The short form that users know (`ubuntu:22.04`).
+    /// The short form that users know (`ubuntu:22.04`); the whole one if the short one names another registry.
     pub fn familiar(&self) -> String {
         let name = match self.domain.as_str() {
             DEFAULT_DOMAIN => self.path.strip_prefix(OFFICIAL_PREFIX).filter(|rest| !rest.contains('/')),
             _ => return self.to_string(),
         };
-        format!("{}{}", name.unwrap_or(&self.path), self.suffix())
+        let name = name.unwrap_or(&self.path);
+        let (domain, _) = split_domain(name);
+        if domain == DEFAULT_DOMAIN { format!("{name}{}", self.suffix()) } else { self.to_string() }
     }
 
     fn suffix(&self) -> String {
@@ -247,6 +249,15 @@ mod tests {
     use super::*;
 
     const DIGEST: &str = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+
+    #[test]
+    fn a_short_name_never_names_another_registry() {
+        for text in ["docker.io/index.doco/x", "docker.io/localhost/x:1", "index.docker.io/a.b/c"] {
+            let name = ImageRef::parse(text).unwrap();
+            assert_eq!(name.domain(), "docker.io");
+            assert_eq!(ImageRef::parse(&name.familiar()).unwrap(), name, "{text}");
+        }
+    }
 
     #[test]
     fn names_are_normalised_and_shortened_back() {
