@@ -26,24 +26,22 @@ pub fn names(data: &[u8]) {
         assert_eq!(again.as_ref(), Ok(&short(&platform.normalize())), "{text:?}: {platform}");
     }
     if let Ok(place) = GitPlace::parse(&text) {
-        no_git_part_is_dangerous(
-            &[&place.remote, &place.git_ref, &place.subdir],
-            &place.subdir,
-            &place.git_ref,
-        );
+        no_git_part_is_dangerous(&[&place.remote, &place.git_ref], &place.subdir, &place.git_ref);
     }
     let Ok(Some(url)) = GitUrl::parse(&text) else { return };
-    let parts = [url.remote(), &url.place(), &url.git_ref, &url.subdir, &url.host];
+    let parts = [url.remote(), &url.place(), &url.git_ref, &url.host];
     no_git_part_is_dangerous(&parts, &url.subdir, &url.git_ref);
     assert!(!url.redacted().is_empty());
 }
 
-fn no_git_part_is_dangerous(parts: &[&str], subdir: &str, git_ref: &str) {
-    for part in parts {
+/// `arguments` may stand on a command line; the subdirectory is only ever looked up below a root.
+fn no_git_part_is_dangerous(arguments: &[&str], subdir: &str, git_ref: &str) {
+    for part in arguments {
         assert!(!part.starts_with('-') && !part.bytes().any(|byte| byte.is_ascii_control()), "{part:?}");
         assert!(!part.starts_with("ext::"), "{part:?}");
     }
-    assert!(subdir.split('/').all(|part| part != ".."), "{subdir:?}");
+    let inside = subdir.split('/').all(|part| part != "..") && !subdir.starts_with('/');
+    assert!(inside && !subdir.bytes().any(|byte| byte.is_ascii_control()), "{subdir:?}");
     assert!(check_git_ref(git_ref).is_ok(), "{git_ref:?}");
 }
 
