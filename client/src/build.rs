@@ -31,6 +31,7 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     let offer = Offer {
         dirs: context.dirs.clone(),
         uploads: context.uploads.clone(),
+        stores: context.stores.clone(),
         secrets: args.secret.clone(),
         ssh: args.ssh.clone(),
         outputs,

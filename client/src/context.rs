@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Cursor, Read, Write as _};
 use std::path::{Path, PathBuf};
 
-use rbuild_session::client::Uploads;
+use rbuild_session::client::{ContentStores, Uploads};
 
 use crate::cli::BuildArgs;
 use crate::errors::CommandError;
@@ -26,6 +26,8 @@ pub(crate) struct Context {
     pub(crate) dirs: Vec<(String, PathBuf)>,
     /// Streams of this process.
     pub(crate) uploads: Uploads,
+    /// Directories in OCI layout.
+    pub(crate) stores: ContentStores,
     /// Identifies the directories over many builds.
     pub(crate) shared_key: String,
     temporary: Vec<TempDir>,

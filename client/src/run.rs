@@ -10,8 +10,8 @@ use rbuild_api::moby::buildkit::v1::{Exporter, SolveRequest, SolveResponse, Stat
 use rbuild_digest::random_id;
 use rbuild_progress::render::{Mode, RenderOptions, Renderer};
 use rbuild_session::client::{
-    ClientSession, DockerAuth, DockerConfig, ExportDestination, ExportTargets, LocalDir, LocalDirs,
-    SecretSource, Secrets, SshAgents, Uploads,
+    ClientSession, ContentStores, DockerAuth, DockerConfig, ExportDestination, ExportTargets, LocalDir,
+    LocalDirs, SecretSource, Secrets, SshAgents, Uploads,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ pub(crate) struct Offer {
     pub(crate) dirs: Vec<(String, PathBuf)>,
     /// Streams of this process.
     pub(crate) uploads: Uploads,
+    /// Directories in OCI layout.
+    pub(crate) stores: ContentStores,
     /// `--secret` arguments.
     pub(crate) secrets: Vec<String>,
     /// `--ssh` arguments.
@@ -101,6 +103,9 @@ fn session(offer: &Offer) -> Result<ClientSession, CommandError> {
         .dirs(dirs)
         .targets(targets)
         .auth(Arc::new(DockerAuth::new(config)));
+    if !offer.stores.is_empty() {
+        builder = builder.stores(offer.stores.clone());
+    }
     if !offer.uploads.is_empty() {
         builder = builder.uploads(offer.uploads.clone());
     }

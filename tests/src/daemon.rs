@@ -190,6 +190,14 @@ impl TestDaemon {
         self.ctl(context, &all)
     }
 
+    /// As [`TestDaemon::ctl`], with `input` as standard input.
+    #[must_use]
+    #[track_caller]
+    pub fn ctl_with(&self, dir: &Path, args: &[&str], input: impl Into<Stdio>) -> TestOutput {
+        let output = self.client(dir, args).stdin(input).output().unwrap();
+        TestOutput::new(format!("rbuildctl {}", args.join(" ")), &output)
+    }
+
     /// Builds and puts the result's files into a fresh folder.
     #[track_caller]
     pub fn build_to_dir(&self, context: &Path, args: &[&str]) -> (TestOutput, TestSpace) {

@@ -8,12 +8,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, clippy::print_stderr)]
 
 mod daemon;
+mod http;
 mod images;
 mod output;
 mod registry;
 mod space;
 
 pub use daemon::{DaemonOptions, TestDaemon};
+pub use http::{Page, TestHttp};
 pub use images::{ImageSpec, busybox_root, debian_root, push_image};
 pub use output::TestOutput;
 pub use registry::{TestRegistry, registry};

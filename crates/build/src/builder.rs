@@ -39,6 +39,8 @@ pub struct BuilderOptions {
     pub runtime_binary: Option<PathBuf>,
     /// Steps, unpacking and compressing at once; 0 is no limit.
     pub parallelism: usize,
+    /// Bytes that an archive may have unpacked; large archives may have more, in proportion.
+    pub max_unpacked_bytes: u64,
     /// How registries are reached.
     pub registries: RegistryConfig,
     /// What builds may be granted.
@@ -137,6 +139,7 @@ impl Builder {
             sources,
             runtime,
             parallelism: options.parallelism,
+            max_unpacked_bytes: options.max_unpacked_bytes,
             entitlements: entitlements.clone(),
             dns: options.dns,
             run_dir: store.run_dir(),

@@ -37,6 +37,7 @@ const LLB: &[&str] = &[
     "source.local.excludepatterns",
     "source.local.sharedkeyhint",
     "source.local.differ",
+    "source.ocilayout",
     "source.http",
     "source.http.checksum",
     "source.http.perm",

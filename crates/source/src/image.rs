@@ -14,6 +14,7 @@ use rbuild_session::SessionManager;
 use rbuild_store::{LayerProgress, LayerSource, ProviderFactory, RecordType, Ref, Store};
 use serde::Serialize;
 
+use crate::layout::ClientLayout;
 use crate::{ImageLayer, ImagePin, Pin, PinDetail, SessionCredentials, Source, SourceError, SourceRequest};
 
 /// Space of the store's small values where manifests and configs are kept by digest: asking again costs a round trip.
@@ -25,7 +26,13 @@ const MAX_DOCUMENT: u64 = 8 << 20;
 /// Indexes within indexes, as in registries.
 const MAX_NESTING: usize = 4;
 
-/// `docker-image://`: an image from a registry, or from the daemon's own image store.
+/// Scheme of images in a client's layout.
+const LAYOUT: &str = "oci-layout";
+/// Where layers of such images are from: nowhere, once the client is gone.
+const LAYOUT_ORIGIN: &str = "oci-layout://";
+
+/// `docker-image://`: an image from a registry, or from the daemon's own image store. `oci-layout://`: one from a
+/// directory that a client shares.
 #[derive(Debug)]
 pub struct ImageSource {
     store: Store,
@@ -49,6 +56,7 @@ enum ResolveMode {
 enum Place {
     Registry(Repository),
     Local,
+    Layout(Arc<ClientLayout>),
 }
 
 impl ImageSource {
@@ -87,6 +95,21 @@ impl ImageSource {
         Ok((desc, Place::Registry(repository)))
     }
 
+    /// As [`ImageSource::root`] in a client's layout, where only digests name anything.
+    async fn layout_root(
+        &self,
+        name: &ImageRef,
+        request: &SourceRequest,
+    ) -> Result<(Descriptor, Place), SourceError> {
+        let layout = ClientLayout::of(request, self.sessions.clone())?;
+        let Some(digest) = name.digest() else {
+            let reason = "an image of a client's OCI layout needs a digest".into();
+            return Err(SourceError::Invalid { identifier: request.op.identifier.clone(), reason });
+        };
+        let desc = layout.describe(digest, MAX_DOCUMENT).await?;
+        Ok((desc, Place::Layout(Arc::new(layout))))
+    }
+
     fn local(&self, name: &ImageRef) -> Result<Option<Descriptor>, SourceError> {
         // A name with a tag and a digest is looked up by its tag: the digest decides whether it is still meant.
         let tagged = match name.tag() {
@@ -116,6 +139,7 @@ impl ImageSource {
                 let read = read.await.map_err(io::Error::other).and_then(|read| read);
                 return read.map_err(|error| SourceError::io(what, error));
             }
+            Place::Layout(layout) => return layout.small(&desc.digest, MAX_DOCUMENT).await,
             Place::Registry(repository) => repository,
         };
         let key = desc.digest.as_bytes();
@@ -202,7 +226,10 @@ impl ImageSource {
         request: &SourceRequest,
     ) -> Result<Pin, SourceError> {
         let platform = request.platform.clone().unwrap_or_else(Platform::host).normalize();
-        let (root, place) = self.root(name, mode, request).await?;
+        let (root, place) = match request.scheme() {
+            LAYOUT => self.layout_root(name, request).await?,
+            _ => self.root(name, mode, request).await?,
+        };
         let reference = name.with_digest(root.digest);
         let (desc, manifest) = self.manifest(&reference, &place, &root, &platform).await?;
         let bytes = self.document(&place, &manifest.config, true).await?;
@@ -215,6 +242,7 @@ impl ImageSource {
         let provider: Arc<dyn Provider> = match &place {
             Place::Registry(repository) => Arc::new(RegistryProvider::new(repository.clone())),
             Place::Local => Arc::new(self.store.content().clone()),
+            Place::Layout(layout) => layout.clone(),
         };
         self.store.offer(layers.iter().map(|layer| &layer.desc.digest), &provider);
         let image = ImagePin {
@@ -225,6 +253,10 @@ impl ImageSource {
             config: bytes.into(),
             layers,
             platform: config.platform.normalize(),
+            origin: match &place {
+                Place::Layout(_) => LAYOUT_ORIGIN.to_owned(),
+                Place::Registry(_) | Place::Local => name.repository(),
+            },
             provider,
         };
         Ok(Pin { key, aliases: vec![alias], volatile: false, detail: PinDetail::Image(Arc::new(image)) })
@@ -234,7 +266,7 @@ impl ImageSource {
 #[async_trait]
 impl Source for ImageSource {
     fn schemes(&self) -> &'static [&'static str] {
-        &["docker-image"]
+        &["docker-image", LAYOUT]
     }
 
     async fn resolve(&self, request: &SourceRequest) -> Result<Pin, SourceError> {
@@ -248,13 +280,16 @@ impl Source for ImageSource {
             Some("local") => ResolveMode::Local,
             Some(other) => return Err(invalid(format!("unknown resolve mode `{other}`"))),
         };
-        let limit = match request.attr("image.layerlimit") {
+        let is_layout = request.scheme() == LAYOUT;
+        let limit = match request.attr(if is_layout { "oci.layerlimit" } else { "image.layerlimit" }) {
             None => None,
             Some(text) => Some(text.parse().map_err(|_| invalid(format!("bad layer limit `{text}`")))?),
         };
         let status = name.digest().map(|_| request.reporter.status(&format!("resolve {name}"), "resolving"));
         let platform = request.platform.as_ref().map(Platform::to_string).unwrap_or_default();
-        let key = format!("image {name} {platform} {mode:?} {limit:?}");
+        let of = |attr| request.attr(attr).filter(|_| is_layout).unwrap_or_default();
+        let whose = (of("oci.session"), of("oci.store"));
+        let key = format!("image {name} {platform} {mode:?} {limit:?} {whose:?}");
         let pin = request.memo.get_or_try(&key, self.pin(&name, mode, limit, request)).await?;
         drop(status);
         if let (Some(text), PinDetail::Image(image)) = (request.attr("image.checksum"), &pin.detail) {
@@ -283,7 +318,7 @@ impl Source for ImageSource {
                 desc: layer.desc.clone(),
                 diff_id: layer.diff_id,
                 provider: image.provider.clone(),
-                origin: image.reference.repository(),
+                origin: image.origin.clone(),
                 created_ms: layer.created_ms,
                 description: format!("pulled from {}", image.reference),
                 record_type,
@@ -402,6 +437,10 @@ struct Factory {
 #[async_trait]
 impl ProviderFactory for Factory {
     async fn provider(&self, origin: &str, _desc: &Descriptor) -> io::Result<Arc<dyn Provider>> {
+        if origin == LAYOUT_ORIGIN {
+            let text = "it came from an OCI layout of a client: build again with that layout";
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
         let name = ImageRef::parse(origin).map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
         let repository = self.registry.repository(&name, Arc::new(Anonymous), RepoOptions::default())?;
         Ok(Arc::new(RegistryProvider::new(repository)))
@@ -409,56 +448,4 @@ impl ProviderFactory for Factory {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn layer(text: &str) -> ImageLayer {
-        let desc = Descriptor::of(media::OCI_LAYER_GZIP, text.as_bytes());
-        ImageLayer { diff_id: Digest::of(text), desc, created_by: String::new(), created_ms: None }
-    }
-
-    #[test]
-    fn a_chain_is_named_by_all_its_layers_in_order() {
-        let (a, b) = (layer("a"), layer("b"));
-        assert_eq!(chain_id(&[]), None);
-        assert_eq!(chain_id(std::slice::from_ref(&a)), Some(a.diff_id));
-        let ab = Digest::of(format!("{} {}", a.diff_id, b.diff_id));
-        assert_eq!(chain_id(&[a.clone(), b.clone()]), Some(ab));
-        assert_ne!(chain_id(&[b, a]), Some(ab));
-    }
-
-    #[test]
-    fn manifests_and_configs_must_agree() {
-        let config = ImageConfig::parse(
-            br#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":
-            ["sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"]},
-            "history":[{"empty_layer":true},{"created":"2024-01-01T00:00:00.5Z","created_by":"RUN x"}]}"#,
-        )
-        .unwrap();
-        let mut manifest = Manifest {
-            schema_version: 2,
-            media_type: media::OCI_MANIFEST.into(),
-            artifact_type: None,
-            config: Descriptor::of(media::OCI_CONFIG, b"{}"),
-            layers: vec![layer("a").desc],
-            subject: None,
-            annotations: Default::default(),
-        };
-        let layers = layers_of(&manifest, &config).unwrap();
-        assert_eq!((layers[0].created_by.as_str(), layers[0].created_ms), ("RUN x", Some(1_704_067_200_500)));
-        manifest.layers.push(layer("b").desc);
-        assert!(layers_of(&manifest, &config).unwrap_err().contains("2 layers, the config 1"));
-        manifest.layers = vec![Descriptor::of("text/plain", b"x")];
-        assert!(layers_of(&manifest, &config).unwrap_err().contains("text/plain"));
-    }
-
-    #[test]
-    fn the_manifest_key_leaves_out_what_is_empty() {
-        let digest = Digest::of("x");
-        let amd64 = manifest_key(digest, &Platform::parse("linux/amd64").unwrap(), None);
-        let json = format!(r#"{{"Digest":"{digest}","OS":"linux","Arch":"amd64"}}"#);
-        assert_eq!(amd64, Digest::of(json).to_string());
-        assert_ne!(amd64, manifest_key(digest, &Platform::parse("linux/arm").unwrap(), None));
-        assert_ne!(amd64, manifest_key(digest, &Platform::parse("linux/amd64").unwrap(), Some(1)));
-    }
-}
+mod tests;

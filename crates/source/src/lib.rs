@@ -13,6 +13,7 @@ mod credentials;
 mod error;
 mod http;
 mod image;
+mod layout;
 mod local;
 mod source;
 

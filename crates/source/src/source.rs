@@ -119,6 +119,8 @@ pub struct ImagePin {
     pub layers: Vec<ImageLayer>,
     /// The platform that was chosen.
     pub platform: Platform,
+    /// The repository where they can be found again later.
+    pub origin: String,
     /// Where the layers come from.
     pub provider: Arc<dyn Provider>,
 }

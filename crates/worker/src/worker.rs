@@ -26,6 +26,8 @@ pub struct WorkerOptions {
     pub runtime: Arc<dyn Runtime>,
     /// Steps that run at once; 0 is no limit.
     pub parallelism: usize,
+    /// Bytes that an archive may have unpacked; large archives may have more, in proportion.
+    pub max_unpacked_bytes: u64,
     /// What the daemon's operator allows.
     pub entitlements: Entitlements,
     /// Resolver configuration of steps.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use super::file::ConfigFile;
+use super::size::Size;
 use super::{Config, ConfigError, Snapshotter, Tls};
 
 /// Where things are when nobody says otherwise.
@@ -98,6 +99,9 @@ pub(crate) struct Cli {
     /// Steps that may run at the same time; 0 is no limit
     #[arg(long, value_name = "N")]
     pub(crate) oci_max_parallelism: Option<usize>,
+    /// Size that an archive may have unpacked (8GiB); large archives may have up to 200 times their own size
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) oci_max_unpacked_size: Option<String>,
     /// Automatic garbage collection
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) oci_worker_gc: Option<bool>,
@@ -196,6 +200,27 @@ impl Refused {
     }
 }
 
+/// What an archive may have unpacked unless the operator says otherwise: larger than what anybody packs small.
+const MAX_UNPACKED: u64 = 8 << 30;
+
+/// The command line wins over the file.
+fn listen_on(flags: &[String], file: &[String]) -> Vec<String> {
+    match (flags, file) {
+        ([], []) => vec![places().address.into()],
+        ([], file) => file.to_vec(),
+        (flags, _) => flags.to_vec(),
+    }
+}
+
+fn max_unpacked(flag: Option<&str>, file: Option<Size>) -> Result<u64, ConfigError> {
+    let wrong = |message| invalid("max-unpacked-size", message);
+    match flag.map(Size::parse).transpose().map_err(wrong)?.or(file) {
+        None => Ok(MAX_UNPACKED),
+        Some(Size::Bytes(bytes)) => Ok(u64::try_from(bytes).unwrap_or(0)),
+        Some(Size::Percent(_)) => Err(wrong("expected a size such as 8GiB, not a percentage".to_owned())),
+    }
+}
+
 fn unsupported(setting: &str, hint: &'static str) -> ConfigError {
     ConfigError::Unsupported { setting: format!("`{setting}`"), hint }
 }
@@ -223,11 +248,8 @@ impl Cli {
         }
         let tls = self.tls(&file)?;
         let gc_policies = self.gc_policies(&file)?;
-        let addresses = match (self.addr.is_empty(), file.grpc.address.is_empty()) {
-            (false, _) => self.addr.clone(),
-            (true, false) => file.grpc.address.clone(),
-            (true, true) => vec![places().address.into()],
-        };
+        let addresses = listen_on(&self.addr, &file.grpc.address);
+        let max_unpacked_bytes = max_unpacked(self.oci_max_unpacked_size.as_deref(), oci.max_unpacked_size)?;
         let mut registries = file.registry;
         for entry in &self.registry_mirror {
             add_mirror(&mut registries, entry)?;
@@ -254,6 +276,7 @@ impl Cli {
             snapshotter,
             runtime_binary: self.oci_worker_binary.or(file.worker.oci.binary),
             parallelism: self.oci_max_parallelism.or(file.worker.oci.max_parallelism).unwrap_or(0),
+            max_unpacked_bytes,
             gc: self.oci_worker_gc.or(file.worker.oci.gc).unwrap_or(true),
             gc_policies,
             registries,

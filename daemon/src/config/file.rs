@@ -116,6 +116,9 @@ pub(super) struct OciWorkerFile {
     pub(super) selinux: bool,
     #[serde(rename = "max-parallelism")]
     pub(super) max_parallelism: Option<usize>,
+    /// Ours: what an archive may have unpacked.
+    #[serde(rename = "max-unpacked-size")]
+    pub(super) max_unpacked_size: Option<Size>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) gcpolicy: Vec<GcPolicyFile>,
 }
@@ -273,6 +276,7 @@ mod tests {
             [worker.oci]
               gc = true
               max-parallelism = 4
+              max-unpacked-size = "1GiB"
               [[worker.oci.gcpolicy]]
                 keepBytes = "512MB"
                 keepDuration = "48h"
@@ -290,6 +294,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(file.worker.oci.max_parallelism, Some(4));
+        assert_eq!(file.worker.oci.max_unpacked_size, Some(Size::Bytes(1 << 30)));
         assert_eq!((file.history.max_age.unwrap().0.as_secs(), file.history.max_entries), (172_800, Some(7)));
         assert_eq!(file.registry["docker.io"].mirrors, ["localhost:5000"]);
         assert_eq!(file.worker.oci.gcpolicy[0].reserved_space, Some(Size::Bytes(512_000_000)));

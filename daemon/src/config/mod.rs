@@ -31,6 +31,7 @@ pub(crate) struct Config {
     pub(crate) snapshotter: Snapshotter,
     pub(crate) runtime_binary: Option<PathBuf>,
     pub(crate) parallelism: usize,
+    pub(crate) max_unpacked_bytes: u64,
     pub(crate) gc: bool,
     pub(crate) gc_policies: Vec<GcPolicyFile>,
     pub(crate) registries: BTreeMap<String, RegistryFile>,

@@ -24,6 +24,7 @@ pub(crate) fn builder_options(config: &Config) -> anyhow::Result<BuilderOptions>
         },
         runtime_binary: config.runtime_binary.clone(),
         parallelism: config.parallelism,
+        max_unpacked_bytes: config.max_unpacked_bytes,
         registries,
         entitlements: config.entitlements.clone(),
         dns: DnsConfig {

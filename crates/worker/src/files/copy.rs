@@ -38,6 +38,8 @@ pub(crate) struct CopyRequest<'a> {
     pub(crate) allow_empty: bool,
     /// Archives are unpacked.
     pub(crate) unpack: bool,
+    /// Bytes that an archive may have unpacked.
+    pub(crate) max_unpacked: u64,
     /// Make missing parents of `dest`.
     pub(crate) create_dest: bool,
     pub(crate) include: &'a [String],

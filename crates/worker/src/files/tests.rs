@@ -10,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use rbuild_llb::SymlinkAction;
 
+/// Unpacked bytes of archives here.
+const MAX_UNPACKED: u64 = 4 << 20;
+
 struct Trees {
     dir: TempDir,
 }
@@ -71,6 +74,7 @@ fn apply(kind: &FileActionKind, dst: &Root, src: &Root, owner: Option<Owner>) ->
                 wildcard: action.allow_wildcard,
                 allow_empty: action.allow_empty_wildcard,
                 unpack: action.attempt_unpack,
+                max_unpacked: MAX_UNPACKED,
                 create_dest: action.create_dest_path,
                 include: &action.include_patterns,
                 exclude: &action.exclude_patterns,
@@ -412,6 +416,37 @@ fn archives_cannot_leave_their_directory() {
 }
 
 #[test]
+fn archives_of_nothing_are_refused_before_they_fill_the_disk() {
+    use rbuild_oci::layer::{EntryKind, LayerEntry, LayerWriter};
+    let trees = Trees::new();
+    let packed = |name: &str, sizes: &[u64]| {
+        let file = std::fs::File::create(trees.at("src").join(name)).unwrap();
+        let options = rbuild_oci::CompressionOptions::new(rbuild_oci::Compression::Zstd);
+        let mut tar = LayerWriter::new(rbuild_oci::compressor(Box::new(file), &options, 1).unwrap());
+        for (index, size) in sizes.iter().enumerate() {
+            let mut entry = LayerEntry::new(format!("f{index}"), EntryKind::File);
+            entry.size = *size;
+            tar.append(&entry, std::io::Read::take(std::io::repeat(0), *size)).unwrap();
+        }
+        tar.finish().unwrap().finish().unwrap();
+    };
+    let add = |name: &str| {
+        let add = CopyAction { attempt_unpack: true, ..action(name, "/x/") };
+        trees.run(&FileActionKind::Copy(Box::new(add)), None)
+    };
+    packed("fits", &[MAX_UNPACKED / 2, MAX_UNPACKED / 2]);
+    add("fits").unwrap();
+    packed("bomb", &[1, MAX_UNPACKED * 100]);
+    assert!(std::fs::metadata(trees.at("src/bomb")).unwrap().len() < MAX_UNPACKED / 200);
+    let error = add("bomb").unwrap_err().to_string();
+    assert!(error.contains("max-unpacked-size"), "{error}");
+    assert!(
+        std::fs::metadata(trees.at("dst/x/f1")).unwrap().len() <= MAX_UNPACKED / 2,
+        "nothing was written"
+    );
+}
+
+#[test]
 fn shared_inodes_are_those_that_need_no_change() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let (src, dst) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -432,6 +467,7 @@ fn shared_inodes_are_those_that_need_no_change() {
             wildcard: false,
             allow_empty: false,
             unpack: false,
+            max_unpacked: 0,
             create_dest: true,
             include: &[],
             exclude: &[],

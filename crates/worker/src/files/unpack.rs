@@ -1,12 +1,13 @@
 //! Unpacks archives as ADD does: tar, plain or compressed, into a directory that acts as their root.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_oci::layer::{EntryKind, LayerEntry, LayerReader};
 use rbuild_sys::{Root, makedev};
+use tokio_util::sync::CancellationToken;
 
 use super::copy::CopyRequest;
 use super::error::{FileError, Result};
@@ -18,17 +19,25 @@ const PARENT_MODE: u32 = 0o755;
 const CHAR_DEVICE: u32 = 0o020_000;
 const BLOCK_DEVICE: u32 = 0o060_000;
 const FIFO: u32 = 0o010_000;
+/// How much larger than itself an archive may be unpacked, whatever the limit: text packs to a hundredth at best.
+const MAX_RATIO: u64 = 200;
+/// Names cost inodes even where they have no bytes.
+const MAX_ENTRIES: u64 = 10_000_000;
+/// Zeros behind an archive's end: tapes had records of a few megabytes at most.
+const MAX_TAIL: u64 = 64 << 20;
+/// Bytes between two looks at whether the build is cancelled.
+const PIECE: usize = 256 << 10;
 
 type Archive = LayerReader<Box<dyn Read + Send>>;
 
 /// Unpacks `source` if it is an archive; says whether it was.
 pub(crate) fn unpack(from: &Root, source: &Path, to: &Root, request: &CopyRequest<'_>) -> Result<bool> {
     let at = rooted(from, source.as_os_str().as_bytes())?;
-    match from.stat(&at) {
-        Ok(stat) if stat.is_file() => {}
+    let packed = match from.stat(&at) {
+        Ok(stat) if stat.is_file() => stat.size,
         // Said better by the copy that follows.
         _ => return Ok(false),
-    }
+    };
     if !is_archive(from.open_file_nofollow(&at)?) {
         return Ok(false);
     }
@@ -42,10 +51,12 @@ pub(crate) fn unpack(from: &Root, source: &Path, to: &Root, request: &CopyReques
     let bad = |reason: String| FileError::Archive { path: name.clone(), reason };
     let mut archive = open(from.open_file_nofollow(&at)?).map_err(&bad)?;
     let mut times: Vec<(PathBuf, i64)> = Vec::new();
+    let mut budget = Budget::new(packed, request.max_unpacked);
     while let Some(entry) = archive.next_entry().map_err(|error| bad(error.to_string()))? {
         if request.cancel.is_cancelled() {
             return Err(FileError::Cancelled);
         }
+        budget.spend(&entry).map_err(&bad)?;
         extract(&root, &entry, &mut archive, request).map_err(|error| match error {
             FileError::Sys(error) if !error.is_no_space() => bad(format!("{}: {error}", shown(&entry.path))),
             other => other,
@@ -55,7 +66,13 @@ pub(crate) fn unpack(from: &Root, source: &Path, to: &Root, request: &CopyReques
         }
     }
     // To the very end: a cut or damaged stream is an error even where the archive in it was whole.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|error| bad(error.to_string()))?;
+    let tail = pump(&mut archive.into_inner().take(MAX_TAIL + 1), &mut io::sink(), request.cancel);
+    match tail {
+        Ok(tail) if tail > MAX_TAIL => return Err(bad(format!("more than {MAX_TAIL} bytes follow its end"))),
+        Ok(_) => {}
+        Err(PumpError::Cancelled) => return Err(FileError::Cancelled),
+        Err(PumpError::Read(error) | PumpError::Write(error)) => return Err(bad(error.to_string())),
+    }
     for (path, mtime_ns) in times.iter().rev() {
         match root.utimes(path, request.changes.mtime_ns.unwrap_or(*mtime_ns)) {
             // Replaced by a later entry.
@@ -64,6 +81,68 @@ pub(crate) fn unpack(from: &Root, source: &Path, to: &Root, request: &CopyReques
         }
     }
     Ok(true)
+}
+
+/// What an archive may still bring: a few kilobytes can unpack to terabytes.
+struct Budget {
+    limit: u64,
+    bytes: u64,
+    entries: u64,
+}
+
+impl Budget {
+    /// Archives that are large themselves may be as much larger unpacked as archives of files are.
+    fn new(packed: u64, max_unpacked: u64) -> Self {
+        Self { limit: max_unpacked.max(packed.saturating_mul(MAX_RATIO)), bytes: 0, entries: 0 }
+    }
+
+    /// Sizes are known before a byte is written.
+    fn spend(&mut self, entry: &LayerEntry) -> std::result::Result<(), String> {
+        self.entries += 1;
+        self.bytes = self.bytes.saturating_add(entry.size);
+        if self.bytes > self.limit {
+            return Err(format!(
+                "unpacked it has more than {} bytes, the daemon's limit for an archive of its size \
+                 (`max-unpacked-size` in its configuration)",
+                self.limit
+            ));
+        }
+        if self.entries > MAX_ENTRIES {
+            return Err(format!("it has more than {MAX_ENTRIES} entries"));
+        }
+        Ok(())
+    }
+}
+
+/// Why bytes did not get across.
+enum PumpError {
+    Read(io::Error),
+    Write(io::Error),
+    Cancelled,
+}
+
+/// Copies to the end, unless the build is cancelled meanwhile.
+fn pump(
+    from: &mut impl Read,
+    to: &mut impl Write,
+    cancel: &CancellationToken,
+) -> std::result::Result<u64, PumpError> {
+    let mut piece = vec![0; PIECE];
+    let mut copied = 0;
+    loop {
+        if cancel.is_cancelled() {
+            return Err(PumpError::Cancelled);
+        }
+        match from.read(&mut piece) {
+            Ok(0) => return Ok(copied),
+            Ok(read) => {
+                to.write_all(&piece[..read]).map_err(PumpError::Write)?;
+                copied += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(PumpError::Read(error)),
+        }
+    }
 }
 
 fn open(file: File) -> std::result::Result<Archive, String> {
@@ -98,8 +177,15 @@ fn extract(root: &Root, entry: &LayerEntry, data: &mut Archive, request: &CopyRe
         EntryKind::Directory => root.mkdir(path, entry.mode)?,
         EntryKind::File => {
             let mut file = root.create_file(path, entry.mode, true)?;
-            let copied = io::copy(&mut data.take(entry.size), &mut file);
-            let copied = copied.map_err(|error| io_error("write", path, &error))?;
+            let copied = pump(&mut data.take(entry.size), &mut file, request.cancel);
+            let copied = copied.map_err(|error| match error {
+                PumpError::Write(error) => io_error("write", path, &error),
+                PumpError::Read(error) => {
+                    let reason = format!("`{}` in it: {error}", shown(path));
+                    FileError::Archive { path: request.src.to_owned(), reason }
+                }
+                PumpError::Cancelled => FileError::Cancelled,
+            })?;
             if copied != entry.size {
                 let reason = format!("it ends within `{}`", shown(path));
                 return Err(FileError::Archive { path: request.src.to_owned(), reason });

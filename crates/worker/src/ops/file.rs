@@ -71,6 +71,7 @@ impl Run<'_> {
         };
         let tree = mutable.tree().await?;
         let cancel = self.cancel.clone();
+        let max_unpacked = self.op.worker.options.max_unpacked_bytes;
         let upper = match &secondary {
             Some(source) if source.is_context() => {
                 mutable.mount()?.write_dir().map(std::path::Path::to_owned)
@@ -82,7 +83,8 @@ impl Run<'_> {
             let upper = upper.map(rbuild_sys::Root::open).transpose()?;
             let seen = RefCell::new(std::mem::take(&mut *kept.lock()));
             let share = upper.as_ref().map(|upper| Share { upper, seen: &seen });
-            let done = perform(&action, &tree, from.as_ref(), &names, share, &cancel);
+            let bounds = Bounds { cancel: &cancel, max_unpacked };
+            let done = perform(&action, &tree, from.as_ref(), &names, share, bounds);
             *kept.lock() = seen.into_inner();
             // The mount has to go before the tree can be committed.
             drop(tree);
@@ -224,13 +226,20 @@ impl Names {
     }
 }
 
+/// Where an action ends before it is done.
+#[derive(Clone, Copy)]
+struct Bounds<'a> {
+    cancel: &'a CancellationToken,
+    max_unpacked: u64,
+}
+
 fn perform(
     action: &FileAction,
     tree: &TreeGuard,
     from: Option<&TreeGuard>,
     names: &Names,
     share: Option<Share<'_>>,
-    cancel: &CancellationToken,
+    bounds: Bounds<'_>,
 ) -> Result<(), FileError> {
     let root = tree.root();
     match &action.kind {
@@ -249,6 +258,7 @@ fn perform(
                 wildcard: copy.allow_wildcard,
                 allow_empty: copy.allow_empty_wildcard,
                 unpack: copy.attempt_unpack,
+                max_unpacked: bounds.max_unpacked,
                 create_dest: copy.create_dest_path,
                 include: &copy.include_patterns,
                 exclude: &copy.exclude_patterns,
@@ -256,7 +266,7 @@ fn perform(
                 replace: copy.always_replace_existing,
                 changes: Changes { owner, mode, mtime_ns: copy.timestamp_ns },
                 share,
-                cancel,
+                cancel: bounds.cancel,
             };
             // Copying from nothing finds nothing.
             let Some(from) = from else { return Err(FileError::not_found(&copy.src)) };

@@ -91,6 +91,7 @@ impl Fixture {
             sessions: Arc::new(SessionManager::new()),
             sources: vec![Arc::new(Busybox { store, fetched: fetched.clone() })],
             runtime: Arc::new(runtime),
+            max_unpacked_bytes: 1 << 30,
             parallelism: 4,
             entitlements: Entitlements::none(),
             dns: DnsConfig::default(),
