@@ -25,13 +25,16 @@ fn heredocs_in_run_and_copy() {
     let space = TestSpace::new();
     space.write(
         "Dockerfile",
-        "FROM busybox\nENV X=1\nRUN <<EOF\necho a > /a\necho $X >> /a\nEOF\nCOPY <<one <<'two' /files/\nvalue $X\none\nvalue $X\ntwo\nRUN cat <<EOF > /b\nplain\nEOF\n",
+        "FROM busybox\nENV X=1\nRUN <<EOF\necho a > /a\necho $X >> /a\nEOF\nCOPY <<one <<'two' /files/\nvalue $X\none\nvalue $X\ntwo\nRUN cat <<EOF > /b\nplain\nEOF\n\
+         RUN cat << EOF > /c\nspaced\nEOF\nRUN << 'EOF'\necho \"$((1 << 2))\" > /d\nEOF\n",
     );
     let (_, out) = daemon.build_to_dir(space.path(), &[]);
     assert_eq!(out.read("a"), "a\n1\n");
     assert_eq!(out.read("files/one"), "value 1\n");
     assert_eq!(out.read("files/two"), "value $X\n");
     assert_eq!(out.read("b"), "plain\n");
+    assert_eq!(out.read("c"), "spaced\n");
+    assert_eq!(out.read("d"), "4\n");
 }
 
 #[test]
@@ -106,6 +109,65 @@ fn copy_flags_and_add_of_archives() {
     assert_eq!(out.read("unpacked/inner/x"), "x");
     assert!(out.at("packed/t.tgz").exists());
     assert!(out.at("globs/a.txt").exists() && out.at("globs/b.md").exists());
+}
+
+#[test]
+fn parents_excludes_and_links_combine() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    for file in ["x/a/1.go", "x/a/2.md", "x/b/3.go", "x/b/deep/4.go", "y/5.go"] {
+        space.write(file, file);
+    }
+    space.write(
+        "Dockerfile",
+        "FROM busybox AS base\nRUN mkdir /old && echo old > /old/file\nFROM base\n\
+         COPY --parents x/./*/*.go y/5.go /pivot/\n\
+         COPY --parents --exclude=**/deep --exclude=**/*.md x /cut/\n\
+         COPY --link --chown=7:8 --exclude=a x /old/\n\
+         COPY --link --parents --from=base /old/./file /again/\n\
+         RUN stat -c %u:%g /old/b/3.go /old/file > /owners\n",
+    );
+    let (_, out) = daemon.build_to_dir(space.path(), &[]);
+    assert_eq!(out.read("pivot/a/1.go"), "x/a/1.go");
+    assert_eq!(out.read("pivot/y/5.go"), "y/5.go");
+    assert!(
+        !out.at("pivot/x").exists() && !out.at("pivot/a/2.md").exists() && !out.at("pivot/b/deep").exists()
+    );
+    assert_eq!(out.read("cut/x/b/3.go"), "x/b/3.go");
+    assert!(!out.at("cut/x/a/2.md").exists() && !out.at("cut/x/b/deep").exists());
+    assert_eq!(out.read("old/b/deep/4.go"), "x/b/deep/4.go");
+    assert_eq!(out.read("old/file"), "old\n", "what is linked stands beside what was there");
+    assert!(!out.at("old/a").exists());
+    assert_eq!(out.read("owners"), "7:8\n0:0\n");
+    assert_eq!(out.read("again/file"), "old\n");
+}
+
+#[test]
+fn archives_are_unpacked_as_they_are_told() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write("tree/inner/x", "x");
+    rbuild_tests::run_in(space.path(), "tar", &["czf", "t.tgz", "-C", "tree", "inner"]).success();
+    space.write(
+        "Dockerfile",
+        "FROM busybox\nADD --unpack=false t.tgz /kept/\nADD --unpack --link --chown=7 t.tgz /linked/\n\
+         RUN stat -c %u /linked/inner/x > /owner\n",
+    );
+    let (_, out) = daemon.build_to_dir(space.path(), &[]);
+    assert!(out.at("kept/t.tgz").exists() && !out.at("kept/inner").exists());
+    assert_eq!(out.read("linked/inner/x"), "x");
+    assert_eq!(out.read("owner"), "7\n");
+}
+
+#[test]
+fn devices_that_are_required_are_refused_by_name_and_others_passed_over() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write("Dockerfile", "FROM busybox\nRUN --device=vendor.example/gpu=all echo ran > /ran\n");
+    let (_, out) = daemon.build_to_dir(space.path(), &[]);
+    assert_eq!(out.read("ran"), "ran\n");
+    space.write("Dockerfile", "FROM busybox\nRUN --device=vendor.example/gpu=all,required true\n");
+    daemon.build(space.path(), &[]).failure().has("vendor.example/gpu=all");
 }
 
 #[test]

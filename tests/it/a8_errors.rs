@@ -26,6 +26,16 @@ fn parse_errors_name_line_and_suggestion() {
 }
 
 #[test]
+fn a_failing_script_of_any_size_is_told_with_its_exit_code() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    let script = "echo a line of a long script > /dev/null\n".repeat(2_000);
+    space.write("Dockerfile", format!("FROM busybox\nRUN <<EOF\n{script}exit 42\nEOF\n"));
+    let output = daemon.build(space.path(), &[]).failure();
+    output.has("did not complete").has("exit code: 42");
+}
+
+#[test]
 fn a_failing_step_shows_excerpt_code_and_log_and_leaves_no_tag() {
     let daemon = TestDaemon::start();
     let space = TestSpace::new();

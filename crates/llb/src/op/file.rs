@@ -75,7 +75,7 @@ pub struct CopyAction {
     pub exclude_patterns: Vec<String>,
     /// Replace what is at `dest` even if its type differs.
     pub always_replace_existing: bool,
-    /// Paths that must be there.
+    /// Paths that must be there, from the root of the source.
     pub required_paths: Vec<String>,
 }
 

@@ -44,7 +44,7 @@ pub(crate) struct CopyRequest<'a> {
     pub(crate) create_dest: bool,
     pub(crate) include: &'a [String],
     pub(crate) exclude: &'a [String],
-    /// Must be there below `src`.
+    /// Must be there; like `src` they are paths from the root of the source.
     pub(crate) required: &'a [String],
     /// Whatever stands at a destination gives way.
     pub(crate) replace: bool,
@@ -104,12 +104,9 @@ fn check_required(from: &Root, request: &CopyRequest<'_>) -> Result<()> {
     if request.required.is_empty() {
         return Ok(());
     }
-    let base = rooted(from, request.src.as_bytes())?;
     for path in request.required {
-        let path = base.join(relative(path.as_bytes())?);
-        let at = rooted_parent(from, path.as_os_str().as_bytes())?;
-        if !from.exists(at)? {
-            return Err(FileError::not_found(shown(&path)));
+        if !from.exists(rooted_parent(from, path.as_bytes())?)? {
+            return Err(FileError::not_found(path));
         }
     }
     Ok(())

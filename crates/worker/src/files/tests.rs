@@ -377,6 +377,10 @@ fn required_paths_have_to_be_there() {
     let copy = |path: &str| CopyAction { required_paths: vec![path.into()], ..action("/", "/x/") };
     trees.run(&FileActionKind::Copy(Box::new(copy("a/f"))), None).unwrap();
     assert!(trees.run(&FileActionKind::Copy(Box::new(copy("a/g"))), None).is_err());
+    // `COPY --parents /a/./f`: both paths are from the root.
+    let below = |path: &str| CopyAction { required_paths: vec![path.into()], ..action("/a", "/y/") };
+    trees.run(&FileActionKind::Copy(Box::new(below("/a/f"))), None).unwrap();
+    assert!(trees.run(&FileActionKind::Copy(Box::new(below("/f"))), None).is_err());
 }
 
 #[test]
