@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod build;
-mod call;
 mod cli;
 mod connect;
 mod context;

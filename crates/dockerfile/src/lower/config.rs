@@ -14,8 +14,8 @@ const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
 
 /// Most ports of one EXPOSE: all there are, of each protocol.
 const MAX_PORTS: usize = 3 * 65_536;
-/// What a port costs at most, as text in the history and as text in the config: `65535/sctp`, twice.
-const PORT_BYTES: usize = 20;
+/// What a port costs at most: `65535/sctp` in the history, and an entry of a map in the config.
+const PORT_BYTES: usize = 100;
 
 impl StageLowering<'_, '_> {
     /// The words of a command, through the shell if it is one string.
