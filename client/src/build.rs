@@ -6,10 +6,11 @@ use std::sync::Arc;
 use rbuild_api::moby::buildkit::v1::SolveRequest;
 use rbuild_progress::render::Mode;
 
+use crate::call::{self, Call};
 use crate::cli::{BuildArgs, ConnectionArgs};
 use crate::context::Context;
 use crate::errors::CommandError;
-use crate::run::{self, Finished, Offer};
+use crate::run::{self, Finished, Look, Offer};
 use crate::spec::{self, Output};
 use crate::{connect, history, named, signals, ui};
 
@@ -24,7 +25,10 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
         false => run::mode(&args.progress)?,
     };
     let mut frontend_attrs = attributes(&args)?;
-    let outputs = outputs(&args)?;
+    let call = Call::of(&args)?;
+    // The answer to a question is text: there is nothing to write anywhere else.
+    let outputs = if call.is_some() { Vec::new() } else { outputs(&args)? };
+    frontend_attrs.extend(call.iter().flat_map(Call::attributes));
     let args = Arc::new(args);
     let context = find_context(args.clone()).await?;
     frontend_attrs.extend(context.attrs.iter().cloned());
@@ -44,12 +48,15 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
         ..Default::default()
     };
     let connected = connect::connect(connection, true).await?;
-    let finished = run::run(&connected.channel, &offer, mode, request).await;
-    let outcome = match finished {
-        Ok(finished) if args.explain => report(&args, &finished)
+    let look =
+        Look { mode, details: args.debug, hint: Some("use --debug to expand"), totals: call.is_none() };
+    let finished = run::run(&connected.channel, &offer, look, request).await;
+    let outcome = match (finished, &call) {
+        (Err(error), _) => Err(error),
+        (Ok(finished), Some(call)) => answer(&args, call, &finished),
+        (Ok(finished), None) if args.explain => report(&args, &finished)
             .and(history::explain_build(connected.channel.clone(), &finished.id).await),
-        Ok(finished) => report(&args, &finished),
-        Err(error) => Err(error),
+        (Ok(finished), None) => report(&args, &finished),
     };
     connected.close().await;
     outcome
@@ -214,6 +221,13 @@ fn annotations(texts: &[String]) -> Result<Vec<(String, String)>, CommandError> 
         }
     }
     Ok(attrs)
+}
+
+fn answer(args: &BuildArgs, call: &Call, finished: &Finished) -> Result<(), CommandError> {
+    if let Some(path) = &args.metadata_file {
+        run::write_metadata(path, finished)?;
+    }
+    call.print(&finished.response, call::dockerfile_path(args).as_deref())
 }
 
 fn report(args: &BuildArgs, finished: &Finished) -> Result<(), CommandError> {

@@ -13,16 +13,27 @@ pub(crate) struct CommandError {
     hint: Option<String>,
     /// Shown by the progress display already, so only the excerpt and the last line are printed.
     usage: bool,
+    /// What was printed says it all.
+    told: bool,
 }
 
 impl CommandError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), excerpt: None, hint: None, usage: false }
+        Self { message: message.into(), excerpt: None, hint: None, usage: false, told: false }
     }
 
     /// The command line is wrong.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self { usage: true, ..Self::new(message) }
+    }
+
+    /// A failure that is told already: only the exit status is left.
+    pub(crate) fn told() -> Self {
+        Self { told: true, ..Self::new("") }
+    }
+
+    pub(crate) fn excerpt(self, excerpt: Option<String>) -> Self {
+        Self { excerpt, ..self }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -64,6 +75,9 @@ impl CommandError {
     /// The whole text, ready for standard error.
     pub(crate) fn render(&self) -> String {
         let mut text = String::new();
+        if self.told {
+            return text;
+        }
         if let Some(excerpt) = &self.excerpt {
             text.push_str(excerpt);
         }
@@ -108,39 +122,54 @@ fn excerpt_of(json: &[u8]) -> Option<String> {
     let value: serde_json::Value = serde_json::from_slice(json).ok()?;
     let info = value.get("info")?;
     let data = base64::engine::general_purpose::STANDARD.decode(info.get("data")?.as_str()?).ok()?;
-    let line = |range: &serde_json::Value, end: &str| {
-        range.get(end)?.get("line")?.as_i64().and_then(|line| usize::try_from(line).ok())
-    };
-    let ranges = value.get("ranges")?.as_array()?;
-    let marked: Vec<(usize, usize)> = (ranges.iter())
-        .filter_map(|range| {
-            let start = line(range, "start")?;
-            Some((start, line(range, "end").unwrap_or(start).max(start)))
-        })
-        .collect();
     let name = info.get("filename").and_then(|name| name.as_str()).unwrap_or("Dockerfile");
-    excerpt(name, &String::from_utf8_lossy(&data), &marked)
+    let marked = Excerpt::marked(value.get("ranges")?);
+    Excerpt { name, text: &String::from_utf8_lossy(&data), marked: &marked }.render()
 }
 
-/// `marked`: ranges of lines from 1, both ends included.
-fn excerpt(name: &str, text: &str, marked: &[(usize, usize)]) -> Option<String> {
-    /// Lines shown before and after: enough to see the instruction's surroundings.
-    const AROUND: usize = 2;
-    const RULE: &str = "--------------------";
-    let first = marked.iter().map(|(start, _)| *start).min()?;
-    let last = marked.iter().map(|(_, end)| *end).max()?;
-    let from = first.saturating_sub(AROUND).max(1);
-    let mut out = format!("{name}:{first}\n{RULE}\n");
-    for (index, line) in text.lines().enumerate().skip(from - 1).take(last + AROUND + 1 - from) {
-        let number = index + 1;
-        let hit = marked.iter().any(|(start, end)| (*start..=*end).contains(&number));
-        let mark = if hit { ">>>" } else { "   " };
-        let shown: String = line.chars().filter(|c| !c.is_control() || *c == '\t').collect();
-        let _ok = writeln!(out, " {number:>3} | {mark} {shown}").is_ok();
+/// Lines of a file around those that something is about.
+#[derive(Debug)]
+pub(crate) struct Excerpt<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) text: &'a str,
+    /// Ranges of lines from 1, both ends included.
+    pub(crate) marked: &'a [(usize, usize)],
+}
+
+impl Excerpt<'_> {
+    /// Ranges as JSON has them.
+    pub(crate) fn marked(ranges: &serde_json::Value) -> Vec<(usize, usize)> {
+        let line = |range: &serde_json::Value, end: &str| {
+            range.get(end)?.get("line")?.as_i64().and_then(|line| usize::try_from(line).ok())
+        };
+        let marked = ranges.as_array().into_iter().flatten().filter_map(|range| {
+            let start = line(range, "start")?;
+            Some((start, line(range, "end").unwrap_or(start).max(start)))
+        });
+        marked.collect()
     }
-    out.push_str(RULE);
-    out.push('\n');
-    Some(out)
+
+    /// The lines, those that are marked with an arrow; nothing if none is.
+    pub(crate) fn render(&self) -> Option<String> {
+        const RULE: &str = "--------------------";
+        let first = self.marked.iter().map(|(start, _)| *start).min()?;
+        let last = self.marked.iter().map(|(_, end)| *end).max()?;
+        // Enough to see the instruction's surroundings; a long one shows itself.
+        let around = if first == last { 2 } else { 1 };
+        let from = first.saturating_sub(around).max(1);
+        let mut out = format!("{}:{first}\n{RULE}\n", self.name);
+        let lines = self.text.split('\n').enumerate();
+        for (index, line) in lines.skip(from - 1).take(last.saturating_add(around + 1) - from) {
+            let number = index + 1;
+            let hit = self.marked.iter().any(|(start, end)| (*start..=*end).contains(&number));
+            let mark = if hit { ">>>" } else { "   " };
+            let shown = crate::ui::plain(line);
+            let _ok = writeln!(out, " {number:>3} | {mark} {shown}").is_ok();
+        }
+        out.push_str(RULE);
+        out.push('\n');
+        Some(out)
+    }
 }
 
 #[cfg(test)]
@@ -149,7 +178,8 @@ mod tests {
 
     #[test]
     fn the_failing_line_is_marked_and_escapes_are_taken_out() {
-        let text = excerpt("Dockerfile", "FROM a\n\nRUN \u{1b}[31mx\nRUN y\nRUN z\n", &[(3, 3)]).unwrap();
+        let text = "FROM a\n\nRUN \u{1b}[31mx\nRUN y\nRUN z\n";
+        let text = Excerpt { name: "Dockerfile", text, marked: &[(3, 3)] }.render().unwrap();
         assert_eq!(
             text,
             "Dockerfile:3\n--------------------\n   1 |     FROM a\n   2 |     \n   3 | >>> RUN [31mx\n   4 |     RUN y\n   5 |     RUN z\n--------------------\n"
@@ -159,7 +189,7 @@ mod tests {
     #[test]
     fn absurd_ranges_do_not_panic() {
         for marked in [&[(0, 0)][..], &[(usize::MAX / 2, usize::MAX / 2)], &[]] {
-            let shown = excerpt("f", "a\n", marked).unwrap_or_default();
+            let shown = Excerpt { name: "f", text: "a\n", marked }.render().unwrap_or_default();
             assert!(shown.len() < 200);
         }
     }

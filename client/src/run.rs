@@ -57,6 +57,25 @@ impl Offer {
     }
 }
 
+/// How a build is shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    pub(crate) mode: Mode,
+    /// Warnings are explained.
+    pub(crate) details: bool,
+    /// How to have them explained.
+    pub(crate) hint: Option<&'static str>,
+    /// A line with totals ends it.
+    pub(crate) totals: bool,
+}
+
+impl Look {
+    /// With totals and without explanations.
+    pub(crate) fn of(mode: Mode) -> Self {
+        Self { mode, details: false, hint: None, totals: true }
+    }
+}
+
 /// A finished build.
 #[derive(Debug)]
 pub(crate) struct Finished {
@@ -138,7 +157,7 @@ fn session(offer: &Offer) -> Result<ClientSession, CommandError> {
 pub(crate) async fn run(
     channel: &Channel,
     offer: &Offer,
-    mode: Mode,
+    look: Look,
     mut request: SolveRequest,
 ) -> Result<Finished, CommandError> {
     for output in &offer.outputs {
@@ -156,8 +175,13 @@ pub(crate) async fn run(
         request.exporter_attrs_deprecated = first.attrs.clone();
     }
     let id = request.r#ref.clone();
-    let options = RenderOptions { summary: false, ..RenderOptions::default() };
-    let renderer = Renderer::new(mode, Box::new(std::io::stderr()), options);
+    let options = RenderOptions {
+        summary: false,
+        details: look.details,
+        details_hint: look.hint,
+        ..RenderOptions::default()
+    };
+    let renderer = Renderer::new(look.mode, Box::new(std::io::stderr()), options);
     let begun = std::time::Instant::now();
     let mut control = ControlClient::new(channel.clone())
         .max_decoding_message_size(MAX_MESSAGE)
@@ -190,7 +214,7 @@ pub(crate) async fn run(
     };
     let (solved, summary) = both.await;
     let SolveResponse { exporter_response } = solved.map_err(|status| CommandError::from_status(&status))?;
-    if !matches!(mode, Mode::Quiet | Mode::RawJson) {
+    if look.totals && !matches!(look.mode, Mode::Quiet | Mode::RawJson) {
         ui::note(&format!("\n{}", summary.line(begun.elapsed())));
     }
     Ok(Finished { response: exporter_response, id })
@@ -274,7 +298,10 @@ pub(crate) fn write_metadata(path: &Path, finished: &Finished) -> Result<(), Com
     use base64::Engine as _;
     let mut object = serde_json::Map::new();
     for (name, value) in &finished.response {
-        let decoded = base64::engine::general_purpose::STANDARD.decode(value).ok();
+        let decoded = match name.as_str() {
+            "result.json" => Some(value.clone().into_bytes()),
+            _ => base64::engine::general_purpose::STANDARD.decode(value).ok(),
+        };
         let json = decoded.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
         let json = json.filter(serde_json::Value::is_object);
         object.insert(name.clone(), json.unwrap_or_else(|| value.clone().into()));

@@ -10,7 +10,7 @@ use rbuild_api::pb;
 use crate::cli::{ConnectionArgs, SolveArgs};
 use crate::connect;
 use crate::errors::CommandError;
-use crate::run::{self, Offer};
+use crate::run::{self, Look, Offer};
 use crate::spec::{self, Output};
 
 /// Solves.
@@ -50,7 +50,7 @@ pub(crate) async fn solve(connection: &ConnectionArgs, args: SolveArgs) -> Resul
         ..Default::default()
     };
     let connected = connect::connect(connection, false).await?;
-    let finished = run::run(&connected.channel, &offer, mode, request).await;
+    let finished = run::run(&connected.channel, &offer, Look::of(mode), request).await;
     let outcome = finished.and_then(|finished| match &args.metadata_file {
         Some(path) => run::write_metadata(path, &finished),
         None => Ok(()),

@@ -15,6 +15,11 @@ pub(crate) fn print_raw(bytes: &[u8]) {
     }
 }
 
+/// Text without control characters, which could change the terminal.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || *c == '\t').collect()
+}
+
 /// A line for the person at the terminal.
 pub(crate) fn note(line: &str) {
     write(&mut std::io::stderr(), line);

@@ -9,6 +9,7 @@ mod a5_multistage;
 mod a6_static_binary;
 mod a7_cache_mount;
 mod a8_errors;
+mod a9_checks;
 mod b1_context;
 mod b2_stdin;
 mod b4_remote;

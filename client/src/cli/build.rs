@@ -22,9 +22,19 @@ pub(crate) struct BuildArgs {
     /// Named context: NAME=PATH, docker-image://…, oci-layout://DIR[:TAG][@DIGEST] or URL (repeatable)
     #[arg(long, value_name = "NAME=PATH")]
     pub(crate) build_context: Vec<String>,
+    /// Ask instead of building: check, outline, targets, help; with ,format=json for programs
+    #[arg(long, value_name = "METHOD")]
+    pub(crate) call: Option<String>,
+    /// Check the Dockerfile instead of building: shorthand for --call=check
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
+          value_name = "BOOL", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
+    pub(crate) check: bool,
     /// Cgroup under which steps run
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
+    /// Explain warnings at the end
+    #[arg(short = 'D', long)]
+    pub(crate) debug: bool,
     /// After the build, say why steps ran that were not cached
     #[arg(long)]
     pub(crate) explain: bool,
@@ -108,16 +118,9 @@ pub(crate) struct Refused {
     cache_from: Vec<String>,
     #[arg(long, hide = true)]
     cache_to: Vec<String>,
-    #[arg(long, hide = true)]
-    call: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
-          action = ArgAction::Set)]
-    check: bool,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
           action = ArgAction::Set)]
     load: bool,
-    #[arg(short = 'D', long, hide = true)]
-    debug: bool,
     #[arg(long, hide = true)]
     policy: Vec<String>,
     #[arg(long, hide = true)]
@@ -139,13 +142,6 @@ impl Refused {
             (self.builder.is_some(), "--builder", "name the daemon with --addr"),
             (!self.cache_from.is_empty(), "--cache-from", CACHE),
             (!self.cache_to.is_empty(), "--cache-to", CACHE),
-            (
-                self.call.as_deref().is_some_and(|call| call != "build"),
-                "--call",
-                "only `build` is possible yet",
-            ),
-            (self.check, "--check", "checks are not there yet"),
-            (self.debug, "--debug", "set RBUILDCTL_LOG=debug"),
             (self.load, "--load", "use -o type=docker,dest=FILE and load the archive"),
             (!self.policy.is_empty(), "--policy", "source policies are not supported yet"),
             (asked(&self.provenance), "--provenance", ATTEST),

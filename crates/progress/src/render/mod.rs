@@ -79,13 +79,15 @@ pub struct RenderOptions {
     pub summary: bool,
     /// The warnings at the end with their explanations and the lines that they are about.
     pub details: bool,
+    /// Said beside the warnings when they come without details: how to have them.
+    pub details_hint: Option<&'static str>,
 }
 
 impl Default for RenderOptions {
     /// Colours unless `NO_COLOR` is set; with totals; warnings without details.
     fn default() -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { colour: !no_color, summary: true, details: false }
+        Self { colour: !no_color, summary: true, details: false, details_hint: None }
     }
 }
 
@@ -255,7 +257,7 @@ impl Renderer {
             }
             View::RawJson | View::Quiet => return Ok(()),
         };
-        let warnings = text::warnings(&self.board, self.options.details, colour.as_deref());
+        let warnings = text::warnings(&self.board, &self.options, colour.as_deref());
         self.writer.write_all(warnings.as_bytes())?;
         let summary = self.board.summary();
         if self.options.summary && summary.vertices > 0 {

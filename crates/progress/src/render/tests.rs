@@ -306,9 +306,13 @@ fn warnings_are_listed_and_explained_on_demand() {
     let mut board = Board::default();
     board.apply(vertexes(vec![vertex("a", Some(0), Some(1))]));
     board.apply(warning("a"));
-    let short = text::warnings(&board, false, Some("33"));
-    assert_eq!(short, "\n \x1b[33m1 warning found:\x1b[0m\n - JSONArgsRecommended: use an array (line 2)\n");
-    let long = text::warnings(&board, true, None);
+    let options = RenderOptions { details_hint: Some("ask for more"), ..RenderOptions::default() };
+    let short = text::warnings(&board, &options, Some("33"));
+    assert_eq!(
+        short,
+        "\n \x1b[33m1 warning found (ask for more):\x1b[0m\n - JSONArgsRecommended: use an array (line 2)\n"
+    );
+    let long = text::warnings(&board, &RenderOptions { details: true, ..options.clone() }, None);
     assert!(long.starts_with("\n 1 warning found:\n - JSON"), "{long}");
     assert!(long.ends_with(
         "A shell would eat signals\nMore info: https://example.com/rule\nDockerfile:2\n--------------------\n   \
@@ -333,7 +337,7 @@ impl Write for Sink {
 #[tokio::test]
 async fn many_events_are_shown_whole_and_quickly() {
     let sink = Sink::default();
-    let options = RenderOptions { colour: false, summary: true, details: false };
+    let options = RenderOptions { colour: false, summary: true, details: false, details_hint: None };
     let renderer = Renderer::new(Mode::Plain, Box::new(sink.clone()), options);
     let begin = (0..20_000).map(|i| vertexes(vec![vertex(&format!("v{i}"), Some(0), Some(10))]));
     let logs = (0..20_000).map(|i| log("chatty", i, &format!("{i}\nsecond line of it\n").repeat(5)));

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use rbuild_api::moby::buildkit::v1::{VertexStatus, VertexWarning};
 use rbuild_api::pb::{Position, Range, SourceInfo};
 
+use super::RenderOptions;
 use super::board::Board;
 use super::spans::seconds;
 
@@ -141,13 +142,15 @@ pub(super) fn failures(board: &Board) -> String {
 }
 
 /// The warnings: `short` lines, or with all that is known about each. The headline may have a colour.
-pub(super) fn warnings(board: &Board, details: bool, colour: Option<&str>) -> String {
+pub(super) fn warnings(board: &Board, options: &RenderOptions, colour: Option<&str>) -> String {
     let mut out = String::new();
     let count = board.warnings.len();
     if count == 0 {
         return out;
     }
-    let headline = format!("{count} warning{} found:", if count == 1 { "" } else { "s" });
+    let hint = options.details_hint.filter(|_| !options.details);
+    let hint = hint.map_or_else(String::new, |hint| format!(" ({hint})"));
+    let headline = format!("{count} warning{} found{hint}:", if count == 1 { "" } else { "s" });
     let _ok = match colour {
         Some(code) => writeln!(out, "\n \x1b[{code}m{headline}\x1b[0m"),
         None => writeln!(out, "\n {headline}"),
@@ -155,7 +158,7 @@ pub(super) fn warnings(board: &Board, details: bool, colour: Option<&str>) -> St
     .is_ok();
     for warning in &board.warnings {
         let _ok = writeln!(out, " - {}", one_line(&String::from_utf8_lossy(&warning.short))).is_ok();
-        if details {
+        if options.details {
             warning_details(&mut out, warning);
         }
     }
