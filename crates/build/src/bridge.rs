@@ -6,7 +6,7 @@ use rbuild_frontend::{
     Bridge, BuildError, Frontend, FrontendRequest, FrontendResult, ImageMeta, ImageQuery, ResolveMode,
     SharedRef, SolveRequest, SourceMeta, SourceQuery, Warning,
 };
-use rbuild_llb::{Definition, Graph};
+use rbuild_llb::{Definition, Graph, SourceOp};
 use rbuild_oci::Platform;
 use rbuild_progress::{Reporter, VertexInfo};
 use rbuild_solver::Job;
@@ -16,6 +16,7 @@ use rbuild_worker::{ImageRequest, LlbOp, ResolvedImage, Scope, Worker};
 use crate::error::{from_op, from_solve};
 use crate::events::SolverEvents;
 use crate::explain::Explainer;
+use crate::policy::SourcePolicy;
 use crate::refs::BuildRef;
 
 /// Frontends that run frontends go this deep at most.
@@ -31,6 +32,7 @@ pub(crate) struct BuildContext {
     pub(crate) explainer: Arc<Explainer>,
     pub(crate) frontends: Arc<BTreeMap<String, Arc<dyn Frontend>>>,
     pub(crate) session: String,
+    pub(crate) policy: Option<SourcePolicy>,
     pub(crate) imports: Vec<(String, BTreeMap<String, String>)>,
 }
 
@@ -51,6 +53,9 @@ impl BuildContext {
     pub(crate) async fn solve_definition(&self, definition: &Definition) -> Result<Option<Ref>, BuildError> {
         let graph = Graph::from_definition(definition)
             .map_err(|error| BuildError::invalid(format!("invalid definition: {error}")))?;
+        if let Some(policy) = &self.policy {
+            policy.check_graph(&graph).await?;
+        }
         self.events.add_groups(&graph);
         Worker::check(&graph, &self.scope.entitlements).map_err(|error| from_op(&error))?;
         let (solvable, head) = self.worker.graph(&graph).map_err(|error| from_op(&error))?;
@@ -101,6 +106,13 @@ impl BuildBridge {
             session_id: self.context.session.clone(),
         };
         frontend.solve(bridge, request).await
+    }
+
+    async fn check_image(&self, query: &ImageQuery) -> Result<(), BuildError> {
+        let Some(policy) = &self.context.policy else { return Ok(()) };
+        let scheme = if query.oci_layout.is_some() { "oci-layout" } else { "docker-image" };
+        let source = SourceOp::new(format!("{scheme}://{}", query.reference), BTreeMap::new());
+        policy.check(&source, query.platform.as_ref()).await
     }
 
     async fn show<T>(
@@ -195,6 +207,7 @@ impl Bridge for BuildBridge {
         let name = query.log_name.clone();
         let asked = query.reference.clone();
         let work = async {
+            self.check_image(&query).await?;
             let request = ImageRequest {
                 reference: query.reference,
                 platform: query.platform,
@@ -217,6 +230,9 @@ impl Bridge for BuildBridge {
             source.attrs.insert("image.resolvemode".into(), mode_text(query.mode).into());
         }
         let work = async {
+            if let Some(policy) = &self.context.policy {
+                policy.check(&source, query.platform.as_ref()).await?;
+            }
             let worker = &self.context.worker;
             let resolved = worker.resolve_source(&self.context.scope, &reporter, &source, query.platform);
             resolved.await.map_err(|error| from_op(&error))

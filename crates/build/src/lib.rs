@@ -14,6 +14,7 @@ mod events;
 mod explain;
 mod files;
 mod history;
+mod policy;
 mod refs;
 mod request;
 mod run;

@@ -12,6 +12,8 @@ pub struct BuildRequest {
     pub id: String,
     /// The session that started it; empty if there is none.
     pub session: String,
+    /// The session whose policy is asked about every source; empty if there is none.
+    pub policy_session: String,
     /// What is built.
     pub what: What,
     /// Where the result goes; empty: it is computed and kept in the cache.

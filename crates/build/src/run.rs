@@ -18,6 +18,7 @@ use crate::builder::Builder;
 use crate::error::{cancelled, from_op, told};
 use crate::events::SolverEvents;
 use crate::explain::Explainer;
+use crate::policy::SourcePolicy;
 use crate::refs::BuildRef;
 use crate::request::{BuildOutcome, BuildRequest, ExporterSpec, What};
 
@@ -55,6 +56,7 @@ async fn stages(
         explainer,
         frontends: builder.frontends.clone(),
         session: request.session.clone(),
+        policy: SourcePolicy::of(&builder.sessions, &request.policy_session),
         imports: request.cache_imports.clone(),
     });
     let work = async {

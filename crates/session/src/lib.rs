@@ -23,6 +23,7 @@ mod manager;
 mod metadata;
 pub mod mode;
 pub mod names;
+mod policy;
 mod session;
 mod ssh;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use content::BlobTarget;
 pub use error::SessionError;
 pub use group::SessionGroup;
 pub use manager::{Registration, SessionManager, SessionStream};
+pub use policy::{PolicyDecision, PolicyQuestion};
 pub use session::{Credentials, Session, Token, TokenRequest};
 pub use ssh::SshSocket;
 pub use upload::Upload;

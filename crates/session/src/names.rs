@@ -22,6 +22,8 @@ pub const SSH_FORWARD_AGENT: &str = "/moby.sshforward.v1.SSH/ForwardAgent";
 pub const UPLOAD_PULL: &str = "/moby.upload.v1.Upload/Pull";
 /// Host of the URLs under which builds find what a client uploads; no such host is ever connected.
 pub const UPLOAD_HOST: &str = "buildkit-session";
+/// Whether a source may be used.
+pub const POLICY_CHECK: &str = "/moby.buildkit.v1.sourcepolicy.policysession.PolicyVerifier/CheckPolicy";
 /// What a content store of the client's says of a blob.
 pub const CONTENT_INFO: &str = "/containerd.services.content.v1.Content/Info";
 /// A blob into a content store of the client's.

@@ -3,6 +3,7 @@
 mod calls;
 mod content;
 mod lifetime;
+mod policy;
 mod upload;
 
 use std::path::Path;

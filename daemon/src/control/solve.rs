@@ -45,7 +45,7 @@ fn build_request(control: &ControlService, wire: wire::SolveRequest) -> Result<B
             wire.r#ref
         )));
     }
-    if wire.source_policy.is_some() || !wire.source_policy_session.is_empty() {
+    if wire.source_policy.is_some() {
         return Err(BuildError::unimplemented("source policies are not supported by rbuildd yet"));
     }
     if wire.proxy_network {
@@ -80,6 +80,7 @@ fn build_request(control: &ControlService, wire: wire::SolveRequest) -> Result<B
     Ok(BuildRequest {
         id: wire.r#ref,
         session: wire.session,
+        policy_session: wire.source_policy_session,
         what,
         exporters: exporters
             .into_iter()

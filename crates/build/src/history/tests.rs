@@ -43,6 +43,7 @@ impl Place {
 fn request(id: &str) -> BuildRequest {
     BuildRequest {
         id: id.to_owned(),
+        policy_session: String::new(),
         session: String::new(),
         what: What::Definition(Definition::default()),
         exporters: Vec::new(),
