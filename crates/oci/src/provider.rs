@@ -19,4 +19,9 @@ pub trait Provider: Send + Sync + std::fmt::Debug {
     /// Errors: `NotFound` if the place does not have the blob, others as the transport says.
     /// Cancel: drop the future or the stream.
     async fn open(&self, desc: &Descriptor, offset: u64) -> io::Result<ByteStream>;
+
+    /// Whether it can still be asked: not if it goes through a client that has gone.
+    fn is_open(&self) -> bool {
+        true
+    }
 }

@@ -47,6 +47,27 @@ impl Repository {
         self.has(desc, &format!("manifests/{}", desc.digest)).await
     }
 
+    /// Whether the blob can be pulled, from a mirror or the registry. Needs no right to push.
+    pub async fn offers_blob(&self, desc: &Descriptor) -> Result<bool, RegistryError> {
+        let what = format!("{}@{}", self.name(), desc.digest);
+        let path = format!("blobs/{}", desc.digest);
+        let found = self.pull(|endpoint| {
+            let (this, path, what) = (self.clone(), path.clone(), what.clone());
+            async move {
+                let url = endpoint.url(this.path(), &path)?;
+                let scope = this.pull_scope();
+                let headers = HeaderMap::new();
+                let call = Call { method: Method::HEAD, url, headers, body: None, scope, what: &what };
+                endpoint.expect(call).await.map(drop)
+            }
+        });
+        match found.await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn has(&self, desc: &Descriptor, path: &str) -> Result<bool, RegistryError> {
         let endpoint = self.push_endpoint().await?;
         let what = format!("{}@{}", self.name(), desc.digest);

@@ -57,6 +57,13 @@ impl Repository {
         &self.inner.name
     }
 
+    /// The same repository, tried no more than so often.
+    pub fn with_attempts(&self, attempts: u32) -> Self {
+        let Inner { name, mirrors, own, policy, .. } = &*self.inner;
+        let policy = RetryPolicy { attempts, ..policy.clone() };
+        Self::new(name.clone(), mirrors.clone(), own.clone(), policy)
+    }
+
     pub(crate) fn path(&self) -> &str {
         self.inner.name.path()
     }

@@ -445,6 +445,10 @@ impl ProviderFactory for Factory {
         let repository = self.registry.repository(&name, Arc::new(Anonymous), RepoOptions::default())?;
         Ok(Arc::new(RegistryProvider::new(repository)))
     }
+
+    fn serves(&self, origin: &str) -> bool {
+        ImageRef::parse(origin).is_ok()
+    }
 }
 
 #[cfg(test)]

@@ -67,12 +67,15 @@ impl Store {
         if node.is_complete() {
             return true;
         }
-        let has_factory = self.inner.factory.read().is_some();
+        let factory = self.inner.factory.read().clone();
         missing_below(node).iter().all(|node| {
-            let blobs = node.row.lock().blobs.clone();
+            let (blobs, origin) = {
+                let row = node.row.lock();
+                (row.blobs.clone(), row.origin.clone().unwrap_or_default())
+            };
             // A diff or a stack is computed from what it needs, which is looked at too.
             blobs.is_empty()
-                || has_factory
+                || factory.as_ref().is_some_and(|factory| factory.serves(&origin))
                 || blobs.iter().any(|blob| {
                     let digest = &blob.desc.digest;
                     matches!(self.inner.content.has(digest), Ok(true))
@@ -323,7 +326,7 @@ impl Store {
 
     async fn make_provider(&self, desc: &Descriptor, origin: &str) -> Result<Option<Arc<dyn Provider>>> {
         let factory = self.inner.factory.read().clone();
-        let Some(factory) = factory else { return Ok(None) };
+        let Some(factory) = factory.filter(|factory| factory.serves(origin)) else { return Ok(None) };
         let provider = factory.provider(origin, desc).await.map_err(|source| StoreError::Fetch {
             digest: desc.digest,
             origin: origin.to_owned(),

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use rbuild_api::containerd::services::content::v1 as wire;
 use rbuild_api::containerd::services::content::v1::content_server::{Content, ContentServer};
@@ -51,6 +50,11 @@ impl ContentStores {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.stores.is_empty()
+    }
+
+    /// Offers what `others` offer, too.
+    pub fn extend(&mut self, others: &Self) {
+        self.stores.extend(others.stores.iter().map(|(id, store)| (id.clone(), store.clone())));
     }
 
     /// Offers the blobs of `dir` for reading. Errors: it is not a directory.
@@ -264,7 +268,7 @@ impl Incoming {
         Ok(Self { store: store.clone(), name, file, hash: Hasher::new(), written: 0, kept: false })
     }
 
-    fn write(&mut self, offset: i64, data: &Bytes) -> std::result::Result<(), Status> {
+    fn write(&mut self, offset: i64, data: &[u8]) -> std::result::Result<(), Status> {
         if u64::try_from(offset).ok() != Some(self.written) {
             return Err(Status::out_of_range(format!("write at {offset} instead of {}", self.written)));
         }
@@ -347,9 +351,8 @@ fn step(
         total: request.total,
         ..WriteContentResponse::default()
     };
-    let data = Bytes::from(request.data.clone());
-    if !data.is_empty() {
-        incoming.write(request.offset, &data)?;
+    if !request.data.is_empty() {
+        incoming.write(request.offset, &request.data)?;
     }
     answer.offset = i64::try_from(incoming.written).unwrap_or(i64::MAX);
     if action == WriteAction::Commit {

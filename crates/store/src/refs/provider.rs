@@ -18,6 +18,9 @@ const MAX_PROVIDERS: usize = 8192;
 pub trait ProviderFactory: Send + Sync + std::fmt::Debug {
     /// A provider for `desc`. `origin` is [`crate::LayerSource::origin`] of whoever made the layer.
     async fn provider(&self, origin: &str, desc: &Descriptor) -> io::Result<Arc<dyn Provider>>;
+
+    /// Whether layers of this origin can be found again at all.
+    fn serves(&self, origin: &str) -> bool;
 }
 
 /// Where blobs can be fetched from, by digest.
@@ -32,7 +35,7 @@ impl Default for Providers {
 
 impl Providers {
     pub(crate) fn get(&mut self, digest: &Digest) -> Option<Arc<dyn Provider>> {
-        self.0.get(digest).cloned()
+        self.0.get(digest).filter(|provider| provider.is_open()).cloned()
     }
 
     pub(crate) fn put(&mut self, digest: Digest, provider: Arc<dyn Provider>) {
