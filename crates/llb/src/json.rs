@@ -92,6 +92,16 @@ pub fn op_to_json(op: &crate::Op) -> String {
     op_json(&op.to_wire())
 }
 
+/// What a process op is, without inputs and platform: upstream's cache keys are made of it.
+pub fn exec_to_json(op: &crate::ExecOp) -> String {
+    exec_json(&op.to_wire())
+}
+
+/// What a file action does, without the numbers of its inputs and outputs: upstream's cache keys are made of it.
+pub fn file_action_to_json(action: &crate::FileAction) -> String {
+    kind_json(&action.to_wire()).1
+}
+
 /// The graph in the language of graphviz.
 ///
 /// Errors: [`LlbError::Decode`] for an op that isn't one.
@@ -364,38 +374,45 @@ fn mount_json(mount: &pb::Mount) -> String {
 
 fn action_json(action: &pb::FileAction) -> String {
     let mut kind = Object::new();
-    match &action.action {
-        Some(Action::Copy(copy)) => kind.raw("copy", &copy_json(copy)),
-        Some(Action::Mkfile(file)) => {
-            let mut object = Object::new();
-            object.text("path", &file.path).number("mode", file.mode).bytes("data", &file.data);
-            object.maybe("owner", file.owner.as_ref(), owner_json).number("timestamp", file.timestamp);
-            kind.raw("mkfile", &object.end())
-        }
-        Some(Action::Mkdir(dir)) => {
-            let mut object = Object::new();
-            object.text("path", &dir.path).number("mode", dir.mode).flag("makeParents", dir.make_parents);
-            object.maybe("owner", dir.owner.as_ref(), owner_json).number("timestamp", dir.timestamp);
-            kind.raw("mkdir", &object.end())
-        }
-        Some(Action::Rm(rm)) => {
-            let mut object = Object::new();
-            object.text("path", &rm.path).flag("allowNotFound", rm.allow_not_found);
-            kind.raw("rm", &object.flag("allowWildcard", rm.allow_wildcard).end())
-        }
-        Some(Action::Symlink(link)) => {
-            let mut object = Object::new();
-            object.text("oldpath", &link.oldpath).text("newpath", &link.newpath);
-            object.maybe("owner", link.owner.as_ref(), owner_json).number("timestamp", link.timestamp);
-            kind.raw("symlink", &object.end())
-        }
-        None => &mut kind,
-    };
+    if let (Some(name), json) = kind_json(action) {
+        kind.raw(name, &json);
+    }
     let mut object = Object::new();
     object.raw("input", &action.input.to_string());
     object.raw("secondaryInput", &action.secondary_input.to_string());
     object.raw("output", &action.output.to_string());
     object.raw("Action", &kind.end()).end()
+}
+
+/// The kind of an action and its fields.
+fn kind_json(action: &pb::FileAction) -> (Option<&'static str>, String) {
+    match &action.action {
+        Some(Action::Copy(copy)) => (Some("copy"), copy_json(copy)),
+        Some(Action::Mkfile(file)) => {
+            let mut object = Object::new();
+            object.text("path", &file.path).number("mode", file.mode).bytes("data", &file.data);
+            object.maybe("owner", file.owner.as_ref(), owner_json).number("timestamp", file.timestamp);
+            (Some("mkfile"), object.end())
+        }
+        Some(Action::Mkdir(dir)) => {
+            let mut object = Object::new();
+            object.text("path", &dir.path).number("mode", dir.mode).flag("makeParents", dir.make_parents);
+            object.maybe("owner", dir.owner.as_ref(), owner_json).number("timestamp", dir.timestamp);
+            (Some("mkdir"), object.end())
+        }
+        Some(Action::Rm(rm)) => {
+            let mut object = Object::new();
+            object.text("path", &rm.path).flag("allowNotFound", rm.allow_not_found);
+            (Some("rm"), object.flag("allowWildcard", rm.allow_wildcard).end())
+        }
+        Some(Action::Symlink(link)) => {
+            let mut object = Object::new();
+            object.text("oldpath", &link.oldpath).text("newpath", &link.newpath);
+            object.maybe("owner", link.owner.as_ref(), owner_json).number("timestamp", link.timestamp);
+            (Some("symlink"), object.end())
+        }
+        None => (None, String::new()),
+    }
 }
 
 fn copy_json(copy: &pb::FileActionCopy) -> String {

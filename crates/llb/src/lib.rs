@@ -43,7 +43,10 @@ pub use builder::{
 pub use definition::{Definition, MAX_OP_BYTES, MAX_OPS};
 pub use error::{BuildProblem, LlbError, OpError};
 pub use graph::{Edge, Graph, Vertex, VertexId};
-pub use json::{definition_to_dot, definition_to_json, definition_to_json_lines, go_escaped, op_to_json};
+pub use json::{
+    definition_to_dot, definition_to_json, definition_to_json_lines, exec_to_json, file_action_to_json,
+    go_escaped, op_to_json,
+};
 pub use metadata::{LinuxResources, OpMetadata, ProgressGroup};
 pub use op::{
     BuildOp, CacheSharing, CdiDevice, Chmod, Chown, ContentCache, CopyAction, DiffOp, ExecMeta, ExecOp,

@@ -42,6 +42,10 @@ pub struct Query {
     pub op: Digest,
     /// The inputs, in order.
     pub inputs: Vec<QueryInput>,
+    /// [`crate::CacheMap::aliases`] of the op. Not part of the key.
+    pub aliases: Vec<Digest>,
+    /// How many outputs a record must have to answer. Not part of the key: the op decides it.
+    pub outputs: usize,
 }
 
 /// An input as a key sees it.
@@ -109,6 +113,19 @@ pub trait CacheStore<T>: Send + Sync + fmt::Debug {
 
     /// Lets further keys lead to a record that the store has.
     async fn alias(&self, record: RecordId, keys: &[Digest]) -> Result<(), CacheError>;
+
+    /// Told of every key of a job before it is asked for, inputs first, looked up here or not. For stores that find
+    /// records by what keys are made of, as their own names for them are others. Must return at once.
+    fn define(&self, _query: &Query) {}
+
+    /// Whether the store knows this key, though it may have no result for it. What stands on such a key may be found all
+    /// the same, so the vertex is worked on only if something needs its outputs.
+    async fn recognises(&self, _query: &Query) -> bool {
+        false
+    }
+
+    /// Told which defined keys lead to the record (or passing result) called `identity`. Must return at once.
+    fn identify(&self, _identity: &Digest, _keys: &[Digest]) {}
 }
 
 /// A store could not do what it was asked.
@@ -159,13 +176,21 @@ async fn adopt<T: Clone + Send + Sync>(
 ) -> Result<(), CacheError> {
     let mut keys = vec![query.key];
     keys.extend(aliases);
+    // A virtual key says nothing of the records beneath.
+    let inputs = query.inputs.iter().map(|input| RecordInput {
+        record: (query.level != Level::Virtual).then_some(RecordId(input.identity)),
+        output: input.output,
+        selector: input.selector,
+        content: input.content,
+    });
+    let inputs: Vec<_> = inputs.collect();
     let new = NewRecord {
         id: Some(record.id),
         keys: &keys,
         name: "",
         vertex: query.op,
         op: query.op,
-        inputs: &[],
+        inputs: &inputs,
         outputs: &record.outputs,
     };
     local.commit(new).await.map(|_| ())

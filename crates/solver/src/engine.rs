@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use rbuild_digest::Digest;
 
-use crate::cache::{Query, lookup};
+use crate::cache::{Query, RecordId, lookup};
 use crate::graph::{Edge, Graph, Placed, VertexId, VertexInfo};
 use crate::job::{Flown, Held, JobInner, SolveError, Solved};
-use crate::key::{self, Known, Virtual};
-use crate::make::{Make, Shown};
+use crate::key::{self, Identity, Known, Virtual};
+use crate::make::{Made, Make, Shown};
 use crate::op::Op;
 
 /// Steps after which a solve lets other tasks of its thread run; look-ups in memory never pend by themselves.
@@ -33,6 +34,8 @@ enum State<T> {
     Waiting(u32),
     /// It is being made.
     Making,
+    /// A further store knows it by this key; nobody has needed its outputs so far.
+    Keyed(Digest),
     /// Its result is known.
     Done(Known<T>),
 }
@@ -49,13 +52,17 @@ enum Step<O: Op> {
     Missed,
     Found(Known<O::Output>),
     Made(Flown<O::Output>),
+    Keyed(Digest),
+    Lacking,
     Failed(Failure<O>),
 }
 
-impl<O: Op> From<Result<Flown<O::Output>, Failure<O>>> for Step<O> {
-    fn from(result: Result<Flown<O::Output>, Failure<O>>) -> Self {
+impl<O: Op> From<Result<Made<O::Output>, Failure<O>>> for Step<O> {
+    fn from(result: Result<Made<O::Output>, Failure<O>>) -> Self {
         match result {
-            Ok(flown) => Self::Made(flown),
+            Ok(Made::Flown(flown)) => Self::Made(flown),
+            Ok(Made::Keyed(key)) => Self::Keyed(key),
+            Ok(Made::Lacking) => Self::Lacking,
             Err(error) => Self::Failed(error),
         }
     }
@@ -115,6 +122,8 @@ struct Drive<'a, O: Op> {
     state: Vec<State<O::Output>>,
     /// Who waits for a vertex, once per edge.
     dependents: Vec<Vec<VertexId>>,
+    /// Vertices whose outputs are needed: to be known by key is not enough for them.
+    forced: Vec<bool>,
     /// What was told to be cached because something above it was.
     marked: Vec<bool>,
     queue: VecDeque<Todo>,
@@ -147,6 +156,7 @@ impl<'a, O: Op> Drive<'a, O> {
             held,
             state: (0..size).map(|_| State::Idle).collect(),
             dependents: vec![Vec::new(); size],
+            forced: vec![false; size],
             marked: vec![false; size],
             queue: VecDeque::new(),
             active: FuturesUnordered::new(),
@@ -187,9 +197,14 @@ impl<'a, O: Op> Drive<'a, O> {
     async fn virtual_keys(&mut self) {
         let mut count = 0;
         for index in 0..self.held.len() {
-            if let Some(held) = &self.held[index] {
-                let compute = || self.virtual_query(&self.graph.vertices[index], held).map(|(_, key)| key);
-                held.virtual_key.get_or_init(compute);
+            if let Some(held) = &self.held[index]
+                && (self.job.has_own_stores() || held.virtual_key.get().is_none())
+            {
+                let query = self.virtual_query(&self.graph.vertices[index], held);
+                held.virtual_key.get_or_init(|| query.as_ref().map(|(_, key)| *key));
+                if let Some((query, _)) = query.filter(|(_, key)| key.findable) {
+                    self.job.define(&query);
+                }
             }
             breathe(&mut count).await;
         }
@@ -201,7 +216,8 @@ impl<'a, O: Op> Drive<'a, O> {
             let key = self.held(edge.vertex).virtual_key.get().expect("inputs come before the vertex");
             (*key, edge.output)
         });
-        key::virtual_query(map, inputs, placed.ignore_cache)
+        let (query, key) = key::virtual_query(map, inputs, placed.ignore_cache)?;
+        Some((query.of_op(map, held.op.outputs()), key))
     }
 
     /// Walks until the root is known.
@@ -209,8 +225,14 @@ impl<'a, O: Op> Drive<'a, O> {
         self.demand(root)?;
         let mut count = 0;
         loop {
-            if let State::Done(known) = &self.state[root.index()] {
-                return Ok(known.clone());
+            match &self.state[root.index()] {
+                State::Done(known) => {
+                    let known = known.clone();
+                    self.mark_keyed();
+                    return Ok(known);
+                }
+                State::Keyed(_) => self.force(root),
+                _ => {}
             }
             self.launch()?;
             debug_assert!(
@@ -231,6 +253,13 @@ impl<'a, O: Op> Drive<'a, O> {
                 self.mark_cached(id);
                 self.settle(id, known);
             }
+            Step::Keyed(key) => {
+                // Whoever set it first has set the same: it is made of definitions and contents.
+                self.held(id).keyed.get_or_init(|| key);
+                self.state[id.index()] = State::Keyed(key);
+                self.wake(id);
+            }
+            Step::Lacking => self.gather(id),
             Step::Made(flown) => {
                 if flown.cached {
                     self.job.story.cached(&self.graph.at(id).info);
@@ -252,7 +281,8 @@ impl<'a, O: Op> Drive<'a, O> {
             match todo {
                 Todo::Find(id, query) => {
                     let job = self.job;
-                    self.active.push(Box::pin(async move { (id, find(job, &query).await) }));
+                    let forced = self.forced[id.index()];
+                    self.active.push(Box::pin(async move { (id, find(job, &query, forced).await) }));
                 }
                 Todo::Expand(id) => self.expand(id)?,
                 Todo::Make(id) => {
@@ -271,6 +301,9 @@ impl<'a, O: Op> Drive<'a, O> {
         }
         let held = self.held(id).clone();
         if let Some(known) = held.result.get() {
+            if let Some(key) = held.virtual_key.get().copied().flatten().filter(|key| key.findable) {
+                self.job.identify(&known.identity.digest(), &[key.key]);
+            }
             self.settle(id, known.clone());
             return Ok(());
         }
@@ -292,7 +325,7 @@ impl<'a, O: Op> Drive<'a, O> {
         let mut missing = 0;
         for edge in &graph.at(id).inputs {
             self.demand(edge.vertex)?;
-            if !matches!(self.state[edge.vertex.index()], State::Done(_)) {
+            if !matches!(self.state[edge.vertex.index()], State::Done(_) | State::Keyed(_)) {
                 self.dependents[edge.vertex.index()].push(id);
                 missing += 1;
             }
@@ -314,12 +347,54 @@ impl<'a, O: Op> Drive<'a, O> {
         let held = self.held(id);
         let known = held.result.get_or_init(|| known).clone();
         self.state[id.index()] = State::Done(known);
+        self.wake(id);
+    }
+
+    /// Those who waited for the vertex go on.
+    fn wake(&mut self, id: VertexId) {
         for dependent in std::mem::take(&mut self.dependents[id.index()]) {
             if let State::Waiting(missing) = &mut self.state[dependent.index()] {
                 *missing -= 1;
                 if *missing == 0 {
                     self.ready(dependent);
                 }
+            }
+        }
+    }
+
+    /// Somebody needs the outputs of a vertex that is known by its key alone: what it stands on is needed now.
+    fn force(&mut self, id: VertexId) {
+        self.forced[id.index()] = true;
+        self.state[id.index()] = State::Finding;
+        self.queue.push_back(Todo::Expand(id));
+    }
+
+    /// The vertex has to be worked on, so the outputs of its inputs are needed.
+    fn gather(&mut self, id: VertexId) {
+        let graph = self.graph;
+        let mut missing = 0;
+        for edge in &graph.at(id).inputs {
+            if matches!(self.state[edge.vertex.index()], State::Keyed(_)) {
+                self.force(edge.vertex);
+            }
+            if !matches!(self.state[edge.vertex.index()], State::Done(_)) {
+                self.dependents[edge.vertex.index()].push(id);
+                missing += 1;
+            }
+        }
+        self.state[id.index()] = State::Waiting(missing);
+        if missing == 0 {
+            self.ready(id);
+        }
+    }
+
+    /// What was known by its key to the end was not needed.
+    fn mark_keyed(&mut self) {
+        for index in 0..self.state.len() {
+            if matches!(self.state[index], State::Keyed(_))
+                && let Ok(id) = u32::try_from(index)
+            {
+                self.mark_cached(VertexId(id));
             }
         }
     }
@@ -343,16 +418,23 @@ impl<'a, O: Op> Drive<'a, O> {
         let mut values = Vec::with_capacity(placed.inputs.len());
         let mut identities = Vec::with_capacity(placed.inputs.len());
         for edge in &placed.inputs {
-            let State::Done(known) = &self.state[edge.vertex.index()] else {
-                unreachable!("a vertex is made when its inputs are done")
-            };
-            values.push(pick(&self.graph.at(edge.vertex).info, known, edge.output)?);
-            identities.push((known.identity, edge.output));
+            match &self.state[edge.vertex.index()] {
+                State::Done(known) => {
+                    values.push(Some(pick(&self.graph.at(edge.vertex).info, known, edge.output)?));
+                    identities.push((known.identity, edge.output));
+                }
+                State::Keyed(key) => {
+                    values.push(None);
+                    identities.push((Identity::Record(RecordId(*key)), edge.output));
+                }
+                _ => unreachable!("a vertex is made when its inputs are known"),
+            }
         }
         Ok(Make {
             job: self.job.clone(),
             info: placed.info.clone(),
             ignore_cache: placed.ignore_cache,
+            forced: self.forced[id.index()],
             map: held.map.get().expect("maps come before work").clone(),
             virtual_key: held.virtual_key.get().copied().flatten().map(|key| key.key),
             held,
@@ -403,9 +485,16 @@ async fn cache_map<O: Op>(
 }
 
 /// Looks a vertex up by its virtual key.
-async fn find<O: Op>(job: &JobInner<O>, query: &Query) -> Step<O> {
+async fn find<O: Op>(job: &JobInner<O>, query: &Query, forced: bool) -> Step<O> {
     match lookup(&job.stores, query, &[]).await {
-        Some(record) => Step::Found(Known::of(record)),
-        None => Step::Missed,
+        Some(record) => {
+            job.identify(&record.id.0, &[query.key]);
+            Step::Found(Known::of(record))
+        }
+        None if forced => Step::Missed,
+        None => match job.recognised(std::slice::from_ref(query)).await {
+            Some(key) => Step::Keyed(key),
+            None => Step::Missed,
+        },
     }
 }

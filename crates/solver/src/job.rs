@@ -15,13 +15,14 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::cache::{CacheStore, RecordId};
+use crate::cache::{CacheStore, Query, RecordId};
 use crate::engine;
 use crate::event::{EventSink, Story};
 use crate::flight::{Flight, Flights};
 use crate::graph::{Edge, Graph, Placed, VertexId, VertexInfo};
 use crate::key::{Known, Virtual};
 use crate::op::{Audience, CacheMap, Op, OpContext, Waiter};
+use crate::trace::Traced;
 
 /// How a solver behaves.
 #[derive(Debug, Clone)]
@@ -68,6 +69,8 @@ pub(crate) struct Held<O: Op> {
     pub(crate) map: OnceCell<Arc<CacheMap>>,
     pub(crate) virtual_key: OnceLock<Option<Virtual>>,
     pub(crate) result: OnceLock<Known<O::Output>>,
+    /// A key under which a further store knows the vertex, without a result.
+    pub(crate) keyed: OnceLock<Digest>,
     pub(crate) audience: Arc<Audience<O::Scope>>,
 }
 
@@ -202,6 +205,12 @@ impl<O: Op> Job<O> {
         })
     }
 
+    /// What the job knows of everything beneath `edge`, by vertex of `graph`; `None` where `edge` does not reach or
+    /// the job never came. For cache export, after the edge was solved. Runs nothing.
+    pub fn trace(&self, graph: &Graph<O>, edge: Edge) -> Vec<Option<Traced<O::Output>>> {
+        crate::trace::trace(&self.inner, graph, edge)
+    }
+
     /// Ends all solves with [`SolveError::Cancelled`]. Work that other jobs wait for goes on.
     pub fn cancel(&self) {
         self.inner.cancel.cancel();
@@ -227,6 +236,33 @@ impl<O: Op> Job<O> {
 }
 
 impl<O: Op> JobInner<O> {
+    /// Whether the job looks into stores of its own.
+    pub(crate) fn has_own_stores(&self) -> bool {
+        self.stores.len() > self.solver.stores.len()
+    }
+
+    /// Tells the job's own stores what a key is made of.
+    pub(crate) fn define(&self, query: &Query) {
+        self.stores[self.solver.stores.len()..].iter().for_each(|store| store.define(query));
+    }
+
+    /// A key of `queries` that one of the job's own stores knows.
+    pub(crate) async fn recognised(&self, queries: &[Query]) -> Option<Digest> {
+        for store in &self.stores[self.solver.stores.len()..] {
+            for query in queries {
+                if store.recognises(query).await {
+                    return Some(query.key);
+                }
+            }
+        }
+        None
+    }
+
+    /// Tells the job's own stores which keys lead to a result.
+    pub(crate) fn identify(&self, identity: &Digest, keys: &[Digest]) {
+        self.stores[self.solver.stores.len()..].iter().for_each(|store| store.identify(identity, keys));
+    }
+
     pub(crate) fn share_key(&self, placed: &Placed<O>) -> ShareKey {
         (placed.info.digest, placed.private.then_some(self.id))
     }
@@ -234,6 +270,11 @@ impl<O: Op> JobInner<O> {
     /// The result of a vertex if the job holds one already.
     pub(crate) fn result(&self, key: &ShareKey) -> Option<Known<O::Output>> {
         self.held.lock().get(key).and_then(|held| held.result.get().cloned())
+    }
+
+    /// A vertex that the job holds.
+    pub(crate) fn known(&self, key: &ShareKey) -> Option<Arc<Held<O>>> {
+        self.held.lock().get(key).cloned()
     }
 
     /// Holds a vertex, together with the other jobs that know it.
@@ -252,6 +293,7 @@ impl<O: Op> JobInner<O> {
                     map: OnceCell::new(),
                     virtual_key: OnceLock::new(),
                     result: OnceLock::new(),
+                    keyed: OnceLock::new(),
                     audience: Arc::new(Audience::default()),
                 })
             });

@@ -129,7 +129,14 @@ impl Query {
     pub(crate) fn new(level: Level, op: Digest, inputs: Vec<QueryInput>) -> Self {
         let mut hasher = Hasher::new();
         write(&mut hasher, level, &op, &inputs);
-        Self { key: hasher.finish(), level, op, inputs }
+        Self { key: hasher.finish(), level, op, inputs, aliases: Vec::new(), outputs: 1 }
+    }
+
+    /// The same question about an op of other names and with so many outputs.
+    pub(crate) fn of_op(mut self, map: &CacheMap, outputs: usize) -> Self {
+        self.aliases.clone_from(&map.aliases);
+        self.outputs = outputs;
+        self
     }
 }
 

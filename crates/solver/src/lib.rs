@@ -28,6 +28,7 @@ mod job;
 mod key;
 mod make;
 mod op;
+mod trace;
 
 pub use cache::{
     CacheError, CacheStore, MemoryCache, NewRecord, Query, QueryInput, Record, RecordId, RecordInput,
@@ -37,3 +38,4 @@ pub use graph::{Edge, Graph, GraphError, Vertex, VertexId, VertexInfo};
 pub use job::{Census, Job, SolveError, Solved, Solver, SolverOptions, Solving};
 pub use key::Level;
 pub use op::{Audience, CacheMap, InputKey, Op, OpContext, Waiter};
+pub use trace::Traced;

@@ -22,22 +22,52 @@ pub(crate) struct Make<O: Op> {
     pub(crate) map: Arc<CacheMap>,
     pub(crate) virtual_key: Option<Digest>,
     pub(crate) ignore_cache: bool,
-    pub(crate) values: Vec<O::Output>,
+    /// Its outputs are needed: to be known by a further store is not enough.
+    pub(crate) forced: bool,
+    /// `None` for inputs that are known by their key alone.
+    pub(crate) values: Vec<Option<O::Output>>,
     pub(crate) identities: Vec<(Identity, usize)>,
+}
+
+/// What came of making a vertex.
+pub(crate) enum Made<T> {
+    /// Its result.
+    Flown(Flown<T>),
+    /// A further store knows its key; there is no result yet.
+    Keyed(Digest),
+    /// It has to be worked on, and some inputs are known by their key alone.
+    Lacking,
 }
 
 impl<O: Op> Make<O> {
     /// Finds the vertex by what its inputs are, else joins or starts the work.
-    pub(crate) async fn run(self) -> Outcome<O> {
+    pub(crate) async fn run(self) -> Result<Made<O::Output>, Failure<O>> {
+        let job = self.job.clone();
+        // A fresh result has nothing to do with what other caches have under its keys.
+        let silent = self.ignore_cache || self.map.volatile;
+        let mut tried = Vec::new();
+        let virtual_key = self.virtual_key;
+        let outcome = self.find_or_fly(&mut tried).await;
+        if let (Ok(Made::Flown(flown)), false) = (&outcome, silent) {
+            let keys = virtual_key.into_iter().chain(tried.iter().map(|query| query.key));
+            job.identify(&flown.known.identity.digest(), &keys.collect::<Vec<_>>());
+        }
+        outcome
+    }
+
+    /// `tried` gets all keys that mean the result.
+    async fn find_or_fly(self, tried: &mut Vec<Query>) -> Result<Made<O::Output>, Failure<O>> {
+        let cached = |record| Ok(Made::Flown(Flown { known: Known::of(record), cached: true }));
         let mut keys: Vec<Digest> = self.virtual_key.into_iter().collect();
         let mut contents = Vec::new();
-        let mut resolved = key::resolved(&self.map, &self.identities, &contents);
+        let mut resolved = self.resolve(&contents);
         if self.map.volatile {
             let key = key::volatile_key(&self.held.key.0, self.held.key.1);
-            return self.fly(key, None, Vec::new(), contents).await;
+            return self.fly(key, None, Vec::new(), contents).await.map(Made::Flown);
         }
+        tried.push(resolved.query.clone());
         if let Some(record) = self.look(&resolved, &mut keys).await {
-            return Ok(Flown { known: Known::of(record), cached: true });
+            return cached(record);
         }
         if (0..self.identities.len()).any(|input| self.map.input(input).content) {
             contents = match self.contents().await {
@@ -49,14 +79,34 @@ impl<O: Op> Make<O> {
                 }
             };
             if contents.iter().any(Option::is_some) {
-                resolved = key::resolved(&self.map, &self.identities, &contents);
+                resolved = self.resolve(&contents);
+                tried.push(resolved.query.clone());
                 if let Some(record) = self.look(&resolved, &mut keys).await {
-                    return Ok(Flown { known: Known::of(record), cached: true });
+                    return cached(record);
                 }
             }
         }
+        if !self.forced
+            && !self.ignore_cache
+            && let Some(key) = self.job.recognised(tried).await
+        {
+            return Ok(Made::Keyed(key));
+        }
+        if self.values.iter().any(Option::is_none) {
+            return Ok(Made::Lacking);
+        }
         let recheck = (resolved.lasting && !self.ignore_cache).then(|| resolved.query.clone());
-        self.fly(resolved.query.key, recheck, keys, contents).await
+        self.fly(resolved.query.key, recheck, keys, contents).await.map(Made::Flown)
+    }
+
+    /// K1, or K2 from `contents`; further stores are told what it is made of.
+    fn resolve(&self, contents: &[Option<Digest>]) -> key::Resolved {
+        let mut resolved = key::resolved(&self.map, &self.identities, contents);
+        resolved.query = resolved.query.of_op(&self.map, self.held.op.outputs());
+        if !self.ignore_cache && !self.map.volatile {
+            self.job.define(&resolved.query);
+        }
+        resolved
     }
 
     /// Looks a resolved key up and, if it may be stored, adds it to `keys`.
@@ -82,10 +132,10 @@ impl<O: Op> Make<O> {
     }
 
     async fn content(&self, cx: &OpContext<O::Scope>, input: usize) -> Result<Option<Digest>, O::Error> {
-        if !self.map.input(input).content {
-            return Ok(None);
+        match &self.values[input] {
+            Some(value) if self.map.input(input).content => self.held.op.content_key(cx, input, value).await,
+            _ => Ok(None),
         }
-        self.held.op.content_key(cx, input, &self.values[input]).await
     }
 
     /// Joins the flight of `key` or starts it, and waits for its end.
@@ -104,7 +154,7 @@ impl<O: Op> Make<O> {
             stores: job.stores.clone(),
             op: self.held.op.clone(),
             map: self.map.digest,
-            values: self.values,
+            values: self.values.into_iter().flatten().collect(),
             inputs,
             keys,
             recheck,

@@ -52,6 +52,11 @@ pub trait Op: Send + Sync + fmt::Debug + 'static {
         true
     }
 
+    /// How many outputs the op has.
+    fn outputs(&self) -> usize {
+        1
+    }
+
     /// Whether `cache_map` does I/O that the user should see: it is then announced as started and completed.
     fn resolves(&self) -> bool {
         false
@@ -63,6 +68,8 @@ pub trait Op: Send + Sync + fmt::Debug + 'static {
 pub struct CacheMap {
     /// Digest of all that matters in the op itself.
     pub digest: Digest,
+    /// Other digests of the same meaning, under which further stores may know the op. Not part of keys.
+    pub aliases: Vec<Digest>,
     /// One entry per input edge; a shorter list leaves the rest at their default.
     pub inputs: Vec<InputKey>,
     /// The result can never be found again by definition (a local source): it is not looked up, not recorded, and
@@ -73,7 +80,7 @@ pub struct CacheMap {
 impl CacheMap {
     /// A plain identity: every input counts as a whole.
     pub fn new(digest: Digest) -> Self {
-        Self { digest, inputs: Vec::new(), volatile: false }
+        Self { digest, aliases: Vec::new(), inputs: Vec::new(), volatile: false }
     }
 
     /// How input `index` takes part in the keys.

@@ -95,6 +95,16 @@ impl Op for LlbOp {
         }
     }
 
+    fn outputs(&self) -> usize {
+        let last = match &self.kind {
+            OpKind::Exec(op) => op.mounts.iter().filter_map(|mount| mount.output).max(),
+            OpKind::File(op) => op.actions.iter().filter_map(|action| action.output).max(),
+            OpKind::Passthrough(op) => u32::try_from(op.outputs.len().saturating_sub(1)).ok(),
+            _ => None,
+        };
+        last.map_or(1, |last| last as usize + 1)
+    }
+
     fn resolves(&self) -> bool {
         matches!(&self.kind, OpKind::Source(source) if source.scheme() != "local")
     }

@@ -294,7 +294,7 @@ impl ExecOp {
         })
     }
 
-    pub(super) fn to_wire(&self) -> pb::ExecOp {
+    pub(crate) fn to_wire(&self) -> pb::ExecOp {
         let secrets = self.secret_env.iter().cloned();
         let devices = self.cdi_devices.iter().cloned();
         pb::ExecOp {

@@ -247,7 +247,7 @@ impl FileAction {
         Ok(Self { input, secondary_input, output, kind })
     }
 
-    fn to_wire(&self) -> pb::FileAction {
+    pub(crate) fn to_wire(&self) -> pb::FileAction {
         let action = match &self.kind {
             FileActionKind::Copy(copy) => WireAction::Copy(copy_to_wire(copy)),
             FileActionKind::Mkfile(m) => WireAction::Mkfile(pb::FileActionMkFile {

@@ -124,7 +124,7 @@ impl Op for TestOp {
         self.world.maps.fetch_add(1, Ordering::SeqCst);
         let inputs =
             (0..32).map(|input| InputKey { selector: None, content: self.by_content(input) }).collect();
-        Ok(CacheMap { digest: Digest::of(&self.name), inputs, volatile: self.behaviour.volatile })
+        Ok(CacheMap { inputs, volatile: self.behaviour.volatile, ..CacheMap::new(Digest::of(&self.name)) })
     }
 
     async fn content_key(

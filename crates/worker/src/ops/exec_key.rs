@@ -5,7 +5,7 @@
 //! but not kept: read-only, or without an output. The root never is.
 
 use rbuild_digest::Digest;
-use rbuild_llb::{ContentCache, ExecOp, Mount, MountKind, Op, OpKind};
+use rbuild_llb::{CacheSharing, ContentCache, ExecOp, Mount, MountKind};
 use rbuild_oci::Platform;
 use rbuild_solver::{CacheMap, InputKey};
 
@@ -20,7 +20,7 @@ pub(crate) fn cache_map(op: &LlbOp, exec: &ExecOp) -> CacheMap {
         selector: select::identity(&selectors(exec, input)),
         content: by_content(exec, input),
     });
-    CacheMap { digest: digest(exec, &platform), inputs: inputs.collect(), volatile: false }
+    CacheMap { inputs: inputs.collect(), ..CacheMap::new(digest(exec, &platform)) }
 }
 
 fn digest(exec: &ExecOp, platform: &Platform) -> Digest {
@@ -31,11 +31,16 @@ fn digest(exec: &ExecOp, platform: &Platform) -> Digest {
     }
     for mount in &mut exec.mounts {
         mount.selector.clear();
+        // Which cache is mounted, and with whom it is shared, is no part of what the step does.
+        if let MountKind::Cache { id, sharing } = &mut mount.kind {
+            id.clear();
+            *sharing = CacheSharing::Shared;
+        }
     }
     if is_plain_root(&exec.mounts) {
         exec.mounts.clear();
     }
-    let json = rbuild_llb::op_to_json(&Op::new(OpKind::Exec(Box::new(exec)), Vec::new()));
+    let json = rbuild_llb::exec_to_json(&exec);
     let mut text = format!(
         "{{\"Type\":\"{TYPE}\",\"Exec\":{json},\"OS\":{:?},\"Arch\":{:?}",
         platform.os, platform.architecture
@@ -60,12 +65,8 @@ fn is_plain_root(mounts: &[Mount]) -> bool {
 
 /// The parts of an input that the mounts of it show.
 pub(crate) fn selectors(exec: &ExecOp, input: usize) -> Vec<Selector> {
-    let paths: Vec<String> = of_input(exec, input).map(|mount| absolute(&mount.selector)).collect();
-    if paths.iter().all(|path| path == "/") {
-        return Vec::new();
-    }
     // In the order of the mounts and with doubles: which mount shows which part is told apart by this list alone.
-    paths.into_iter().map(Selector::followed).collect()
+    of_input(exec, input).map(|mount| Selector::followed(absolute(&mount.selector))).collect()
 }
 
 fn absolute(path: &str) -> String {
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!(named, [false, true, false, true, false]);
         assert_eq!(selectors(&exec, 1), [Selector::followed("/src"), Selector::followed("/")]);
         assert_eq!(selectors(&exec, 3), [Selector::followed("/x"), Selector::followed("/x")]);
-        assert!(selectors(&exec, 0).is_empty());
+        assert_eq!(selectors(&exec, 0), [Selector::followed("/")]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rbuild_llb::SourceOp;
 use rbuild_solver::{CacheMap, OpContext};
-use rbuild_source::{SourceError, SourceRequest};
+use rbuild_source::{Pin, SourceError, SourceRequest};
 use rbuild_store::Ref;
 
 use crate::error::{OpError, OpErrorKind};
@@ -35,7 +35,8 @@ pub(crate) async fn cache_map(
 ) -> Result<CacheMap, OpError> {
     let from = op.worker.source(source)?;
     let pin = from.resolve(&request(op, source, cx)?).await?;
-    Ok(CacheMap { volatile: pin.volatile, ..CacheMap::new(pin.cache_digest()) })
+    let aliases = pin.aliases.iter().map(|key| Pin::digest_of(key)).collect();
+    Ok(CacheMap { volatile: pin.volatile, aliases, ..CacheMap::new(pin.cache_digest()) })
 }
 
 pub(crate) async fn fetch(op: &LlbOp, source: &SourceOp, cx: &OpContext<Scope>) -> Result<Vec<Ref>, OpError> {
