@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rbuild_api::moby::buildkit::v1::SolveRequest;
 use rbuild_progress::render::Mode;
 
+use crate::cache::Caches;
 use crate::call::{self, Call};
 use crate::cli::{BuildArgs, ConnectionArgs};
 use crate::context::Context;
@@ -29,13 +30,16 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     // The answer to a question is text: there is nothing to write anywhere else.
     let outputs = if call.is_some() { Vec::new() } else { outputs(&args)? };
     frontend_attrs.extend(call.iter().flat_map(Call::attributes));
+    let caches = Caches::parse(&args.cache_from, &args.cache_to)?;
     let args = Arc::new(args);
     let context = find_context(args.clone()).await?;
     frontend_attrs.extend(context.attrs.iter().cloned());
+    frontend_attrs.extend(caches.frontend_attribute());
     let offer = Offer {
         dirs: context.dirs.clone(),
         uploads: context.uploads.clone(),
         stores: context.stores.clone(),
+        caches,
         secrets: args.secret.clone(),
         ssh: args.ssh.clone(),
         outputs,

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use crate::cache::Caches;
 use crate::errors::CommandError;
 use crate::spec::{self, Destination, Output};
 use crate::{MAX_MESSAGE, signals, ui};
@@ -47,6 +48,8 @@ pub(crate) struct Offer {
     pub(crate) outputs: Vec<Output>,
     /// Identifies the directories over many builds.
     pub(crate) shared_key: String,
+    /// Caches elsewhere.
+    pub(crate) caches: Caches,
 }
 
 impl Offer {
@@ -122,8 +125,10 @@ fn session(offer: &Offer) -> Result<ClientSession, CommandError> {
         .dirs(dirs)
         .targets(targets)
         .auth(Arc::new(DockerAuth::new(config)));
-    if !offer.stores.is_empty() {
-        builder = builder.stores(offer.stores.clone());
+    let mut stores = offer.stores.clone();
+    stores.extend(&offer.caches.stores);
+    if !stores.is_empty() {
+        builder = builder.stores(stores);
     }
     if !offer.uploads.is_empty() {
         builder = builder.uploads(offer.uploads.clone());
@@ -170,6 +175,7 @@ pub(crate) async fn run(
     request.r#ref = random_id();
     request.session = session.id().to_owned();
     request.exporters = offer.exported().map(exporter).collect();
+    request.cache = Some(offer.caches.options.clone());
     if let Some(first) = request.exporters.first() {
         request.exporter_deprecated = first.r#type.clone();
         request.exporter_attrs_deprecated = first.attrs.clone();
@@ -214,6 +220,7 @@ pub(crate) async fn run(
     };
     let (solved, summary) = both.await;
     let SolveResponse { exporter_response } = solved.map_err(|status| CommandError::from_status(&status))?;
+    offer.caches.finish(&exporter_response)?;
     if look.totals && !matches!(look.mode, Mode::Quiet | Mode::RawJson) {
         ui::note(&format!("\n{}", summary.line(begun.elapsed())));
     }

@@ -7,6 +7,7 @@ use prost::Message as _;
 use rbuild_api::moby::buildkit::v1::SolveRequest;
 use rbuild_api::pb;
 
+use crate::cache::Caches;
 use crate::cli::{ConnectionArgs, SolveArgs};
 use crate::connect;
 use crate::errors::CommandError;
@@ -34,11 +35,16 @@ pub(crate) async fn solve(connection: &ConnectionArgs, args: SolveArgs) -> Resul
         true => Some(definition(args.no_cache)?),
     };
     let shared = args.local.first().and_then(|text| text.split_once('='));
+    let caches = Caches::parse(&args.import_cache, &args.export_cache)?;
+    if !args.frontend.is_empty() {
+        frontend_attrs.extend(caches.frontend_attribute());
+    }
     let offer = Offer {
         dirs,
         secrets: args.secret.clone(),
         ssh: args.ssh.clone(),
         outputs: args.output.iter().map(|text| Output::parse(text)).collect::<Result<_, _>>()?,
+        caches,
         shared_key: shared.map(|(_, path)| run::shared_key(path.as_ref())).unwrap_or_default(),
         ..Offer::default()
     };

@@ -19,6 +19,7 @@ mod c1_cached;
 mod c2_changes;
 mod c3_concurrency;
 mod c5_kill;
+mod c6_cache_transport;
 mod c8_explain;
 mod d1_outputs;
 mod d4_results;

@@ -22,6 +22,12 @@ pub(crate) struct BuildArgs {
     /// Named context: NAME=PATH, docker-image://…, oci-layout://DIR[:TAG][@DIGEST] or URL (repeatable)
     #[arg(long, value_name = "NAME=PATH")]
     pub(crate) build_context: Vec<String>,
+    /// Cache to start from: type=registry|local,…, or the name of an image (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_from: Vec<String>,
+    /// Where the cache goes afterwards: type=registry|local|inline,mode=min|max,… (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) cache_to: Vec<String>,
     /// Ask instead of building: check, outline, targets, help; with ,format=json for programs
     #[arg(long, value_name = "METHOD")]
     pub(crate) call: Option<String>,
@@ -114,10 +120,6 @@ pub(crate) struct Refused {
     attest: Vec<String>,
     #[arg(long, hide = true)]
     builder: Option<String>,
-    #[arg(long, hide = true)]
-    cache_from: Vec<String>,
-    #[arg(long, hide = true)]
-    cache_to: Vec<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
           action = ArgAction::Set)]
     load: bool,
@@ -134,14 +136,11 @@ pub(crate) struct Refused {
 impl Refused {
     /// Errors: the first flag that cannot be honoured.
     pub(crate) fn check(&self) -> Result<(), CommandError> {
-        const CACHE: &str = "the daemon's own cache is always on";
         const ATTEST: &str = "attestations are not made yet";
         let asked = |value: &Option<String>| value.as_deref().is_some_and(|value| value != "false");
         let refused = [
             (!self.attest.is_empty(), "--attest", ATTEST),
             (self.builder.is_some(), "--builder", "name the daemon with --addr"),
-            (!self.cache_from.is_empty(), "--cache-from", CACHE),
-            (!self.cache_to.is_empty(), "--cache-to", CACHE),
             (self.load, "--load", "use -o type=docker,dest=FILE and load the archive"),
             (!self.policy.is_empty(), "--policy", "source policies are not supported yet"),
             (asked(&self.provenance), "--provenance", ATTEST),

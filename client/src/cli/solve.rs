@@ -22,6 +22,12 @@ pub(crate) struct SolveArgs {
     /// Run every step again
     #[arg(long)]
     pub(crate) no_cache: bool,
+    /// Cache to import from, for instance type=registry,ref=NAME (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) import_cache: Vec<String>,
+    /// Cache to export to, for instance type=local,dest=DIR,mode=max (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) export_cache: Vec<String>,
     /// Secret id=NAME[,src=PATH|env=VARIABLE] (repeatable)
     #[arg(long, value_name = "SPEC")]
     pub(crate) secret: Vec<String>,

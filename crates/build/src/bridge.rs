@@ -33,22 +33,9 @@ pub(crate) struct BuildContext {
     pub(crate) frontends: Arc<BTreeMap<String, Arc<dyn Frontend>>>,
     pub(crate) session: String,
     pub(crate) policy: Option<SourcePolicy>,
-    pub(crate) imports: Vec<(String, BTreeMap<String, String>)>,
 }
 
 impl BuildContext {
-    /// Caches to import from are not read yet; upstream treats one that fails as a warning, and so do we.
-    pub(crate) fn warn_of_imports(&self) {
-        for (kind, attrs) in &self.imports {
-            let target = attrs.get("ref").or_else(|| attrs.get("src")).map_or("", String::as_str);
-            let step = self.step(&format!("importing cache manifest from {kind} {target}"));
-            step.started();
-            step.completed(Some(
-                "cache import is not supported by rbuildd yet: the build goes on without".into(),
-            ));
-        }
-    }
-
     /// Computes the head of a definition; `None` is scratch.
     pub(crate) async fn solve_definition(&self, definition: &Definition) -> Result<Option<Ref>, BuildError> {
         let graph = Graph::from_definition(definition)
@@ -63,6 +50,19 @@ impl BuildContext {
         self.explainer.solves(Arc::new(graph));
         let solved = self.job.solve(&solvable, head).await;
         solved.map(|solved| Some(solved.output)).map_err(|error| from_solve(&error, definition))
+    }
+
+    /// What the job knows of the graph of a definition that was solved to `output`: for the export of cache.
+    pub(crate) fn solution(
+        &self,
+        definition: &Definition,
+        output: Ref,
+    ) -> Result<Option<rbuild_cache::Solution>, BuildError> {
+        let graph = Graph::from_definition(definition)
+            .map_err(|error| BuildError::invalid(format!("invalid definition: {error}")))?;
+        let (graph, head) = self.worker.graph(&graph).map_err(|error| from_op(&error))?;
+        let Some(root) = head else { return Ok(None) };
+        Ok(Some(rbuild_cache::Solution { vertices: self.job.trace(&graph, root), root, output }))
     }
 
     /// A step of the build's own, shown beside the vertices.

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbuild_cache::LocalCache;
+use rbuild_cache::{Caches, LocalCache};
 use rbuild_exec::{DnsConfig, NativeOptions, NativeRuntime, OciOptions, OciRuntime, Runtime};
 use rbuild_exporter::Exporters;
 use rbuild_frontend::{BuildError, ErrorCode, Frontend};
@@ -214,6 +214,12 @@ impl Builder {
     /// The builds that ran.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// Caches elsewhere.
+    pub(crate) fn caches(&self) -> Caches {
+        let (registry, sessions) = (self.exporters.registry.clone(), self.sessions.clone());
+        Caches { store: self.store.clone(), registry, sessions }
     }
 
     /// Clients' sessions.

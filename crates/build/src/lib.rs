@@ -9,6 +9,7 @@
 mod bridge;
 mod builder;
 mod builds;
+mod caching;
 mod error;
 mod events;
 mod explain;

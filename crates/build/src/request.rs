@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rbuild_frontend::{BuildError, Frontend};
+use rbuild_frontend::Frontend;
 use rbuild_llb::Definition;
 use serde::{Deserialize, Serialize};
 
@@ -67,14 +67,12 @@ pub struct BuildOutcome {
     pub exporter_response: BTreeMap<String, String>,
 }
 
-impl BuildRequest {
-    /// Refuses what this daemon cannot do, before anything is started.
-    pub(crate) fn check(&self) -> Result<(), BuildError> {
-        if let Some((kind, _)) = self.cache_exports.first() {
-            return Err(BuildError::unimplemented(format!(
-                "cache export to `{kind}` is not supported by rbuildd yet"
-            )));
+impl What {
+    /// Options of the request, if a frontend is given some.
+    pub(crate) fn options(&self) -> Option<&BTreeMap<String, String>> {
+        match self {
+            Self::Definition(_) => None,
+            Self::Frontend { options, .. } | Self::Client { options, .. } => Some(options),
         }
-        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rbuild_exporter::{ExportError, ExportErrorKind, ExportRef, ExportRequest, Exporter};
+use rbuild_exporter::{ExportError, ExportErrorKind, ExportRef, ExportRequest, Exporter, InlineCache};
 use rbuild_frontend::{
     Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, ResultRefs, SharedRef,
 };
@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::bridge::{BuildBridge, BuildContext};
 use crate::builder::Builder;
+use crate::caching::BuildCaches;
 use crate::error::{cancelled, from_op, told};
 use crate::events::SolverEvents;
 use crate::explain::Explainer;
@@ -43,11 +44,13 @@ async fn stages(
     explainer: Arc<Explainer>,
     cancel: tokio_util::sync::CancellationToken,
 ) -> Result<BuildOutcome, BuildError> {
-    request.check()?;
     let exporters = open_exporters(builder, &request.exporters)?;
     let scope = scope(builder, &request, progress, explainer.clone())?;
     let events = Arc::new(SolverEvents::new(scope.progress.clone(), explainer.clone()));
-    let job = builder.solver.job(scope.clone(), events.clone());
+    let credentials = Arc::new(SessionCredentials::new(builder.sessions.clone(), scope.sessions.clone()));
+    let client = rbuild_cache::Client { sessions: scope.sessions.clone(), credentials };
+    let caches = BuildCaches::open(builder.caches(), client, &request, &scope.progress)?;
+    let job = builder.solver.job_with(scope.clone(), events.clone(), caches.stores());
     let context = Arc::new(BuildContext {
         worker: builder.worker.clone(),
         job,
@@ -57,15 +60,19 @@ async fn stages(
         frontends: builder.frontends.clone(),
         session: request.session.clone(),
         policy: SourcePolicy::of(&builder.sessions, &request.policy_session),
-        imports: request.cache_imports.clone(),
     });
     let work = async {
-        context.warn_of_imports();
         let epoch = epoch(&request.what)?;
         let result = solve(&context, request.what).await?;
         let refs = results(&context, &result).await?;
         let mut response = frontend_metadata(&result);
-        response.extend(export(builder, &context, &exporters, refs, &result, epoch).await?);
+        // The answer to a sub-request is text, not files.
+        if !is_answer(&result) {
+            let known = caches.known(solutions(&context, &caches, &result, &refs)?);
+            let inline = caches.inline(&known);
+            response.extend(export(builder, &context, &exporters, refs, (epoch, inline)).await?);
+            response.extend(caches.export(&known, &context.scope.progress).await?);
+        }
         Ok(response)
     };
     let outcome = tokio::select! {
@@ -220,18 +227,41 @@ fn frontend_metadata(result: &FrontendResult) -> BTreeMap<String, String> {
     said.map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned())).collect()
 }
 
+fn is_answer(result: &FrontendResult) -> bool {
+    result.metadata.contains_key("result.json") || result.metadata.contains_key("result.txt")
+}
+
+/// What the build knows of its results, for the export of cache.
+fn solutions(
+    context: &BuildContext,
+    caches: &BuildCaches,
+    result: &FrontendResult,
+    refs: &[ExportRef],
+) -> Result<Vec<rbuild_cache::Solution>, BuildError> {
+    if !caches.has_exports() {
+        return Ok(Vec::new());
+    }
+    let mut solutions = Vec::new();
+    for part in refs {
+        let reference = match (&result.refs, &part.id) {
+            (ResultRefs::Single(reference), _) => reference.as_ref(),
+            (ResultRefs::Named(named), Some(id)) => named.get(id).and_then(Option::as_ref),
+            (ResultRefs::Named(_), None) => None,
+        };
+        if let (Some(reference), Some(output)) = (reference, &part.reference) {
+            solutions.extend(context.solution(&reference.definition(), output.clone())?);
+        }
+    }
+    Ok(solutions)
+}
+
 async fn export(
     builder: &Builder,
     context: &Arc<BuildContext>,
     exporters: &[OpenExporter],
     refs: Vec<ExportRef>,
-    result: &FrontendResult,
-    epoch: Option<i64>,
+    (epoch, inline_cache): (Option<i64>, Option<Arc<dyn InlineCache>>),
 ) -> Result<BTreeMap<String, String>, BuildError> {
-    // The answer to a sub-request is text, not files.
-    if result.metadata.contains_key("result.json") || result.metadata.contains_key("result.txt") {
-        return Ok(BTreeMap::new());
-    }
     let credentials =
         Arc::new(SessionCredentials::new(builder.sessions.clone(), context.scope.sessions.clone()));
     let exports = exporters.iter().enumerate().filter_map(|(index, exporter)| {
@@ -243,6 +273,7 @@ async fn export(
             reporter: context.step(&exporter.name()),
             index,
             epoch,
+            inline_cache: inline_cache.clone(),
         };
         Some(run_exporter(exporter, request))
     });

@@ -1,13 +1,31 @@
-//! Remembers which key leads to which ref, here and (later) elsewhere.
+//! Remembers which key leads to which ref, here and elsewhere.
 //!
-//! Central type: [`LocalCache`], the solver's writable [`rbuild_solver::CacheStore`] over [`rbuild_store::Store`]. It
-//! does not know ops, containers or sessions: keys are digests that the solver made, outputs are refs.
+//! Central types: [`LocalCache`], the solver's writable [`rbuild_solver::CacheStore`] over [`rbuild_store::Store`];
+//! [`RemoteCache`], an imported cache as the solver asks it; [`CacheExport`], a cache to be written. It does not know
+//! ops, containers or LLB: keys are digests that the solver made, outputs are refs.
 //!
 //! Invariants: a record, its keys and what it keeps alive are one transaction; a record that was found can be
-//! mounted (its layers are here, or where to get them is known); a look-up touches nothing but the database.
-//! Failure: an error of the store, which the solver counts as a miss. Cancel: a commit is done or not, never half.
+//! mounted (its layers are here, or where to get them is known); nothing of an imported document is believed
+//! before it was checked. Documents are upstream's, byte for byte: docs/formats/cache.md.
+//! Failure: a cache that cannot be imported is a step that failed and a build that goes on. Cancel: a commit is done
+//! or not, never half; imports end with the last handle on them.
 #![forbid(unsafe_code)]
 
+mod attrs;
+mod backend;
+mod caches;
+mod error;
+mod export;
+mod format;
+mod index;
+mod load;
 mod local;
+mod progress;
+mod remote;
 
+pub use caches::{CacheExport, CacheImport, Caches, Client, import_step_name, inline};
+pub use error::CacheError;
+pub use export::{Known, Mode, Solution};
+pub use format::INLINE_KEY;
 pub use local::LocalCache;
+pub use remote::RemoteCache;

@@ -20,7 +20,8 @@ impl LocalCache {
         &self.store
     }
 
-    fn find(&self, key: &Digest) -> rbuild_store::Result<Option<Record<Ref>>> {
+    /// The record that a key leads to, if all its outputs can be had.
+    pub(crate) fn find(&self, key: &Digest) -> rbuild_store::Result<Option<Record<Ref>>> {
         let Some(row) = self.store.record_by_key(key)? else { return Ok(None) };
         let mut outputs = Vec::with_capacity(row.outputs.len());
         for id in &row.outputs {

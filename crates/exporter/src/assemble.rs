@@ -112,6 +112,18 @@ async fn layers_of(
     }
 }
 
+async fn inline_cache(
+    request: &ExportRequest,
+    part: &ExportRef,
+    layers: &[LayerBlob],
+) -> Result<Option<(String, String)>> {
+    let (Some(cache), Some(reference)) = (&request.inline_cache, &part.reference) else { return Ok(None) };
+    let status = request.reporter.status("preparing layers for inline cache", "");
+    let field = cache.field(reference, layers).await?;
+    status.done();
+    Ok(Some(field))
+}
+
 fn owned((name, value): (&String, &String)) -> (String, String) {
     (name.clone(), value.clone())
 }
@@ -139,6 +151,7 @@ async fn platform_image(
     mut layers: Vec<LayerBlob>,
     lease: &Lease,
 ) -> Result<PlatformImage> {
+    let inline_cache = inline_cache(request, part, &layers).await?;
     let parts = config::Parts {
         given: part.config.as_deref(),
         base: part.base.as_deref(),
@@ -146,6 +159,7 @@ async fn platform_image(
         diff_ids: layers.iter().map(|layer| layer.diff_id).collect(),
         layers: layers.iter().map(|layer| LayerFacts::new(layer.created_ms, &layer.description)).collect(),
         epoch: options.epoch.or(request.epoch),
+        inline_cache,
     };
     let config = config::finish(parts)?;
     let descriptors = public(&layers, options.oci_types);

@@ -19,7 +19,12 @@ pub(crate) struct Parts<'a> {
     pub(crate) layers: Vec<LayerFacts>,
     /// New times later than this become this.
     pub(crate) epoch: Option<i64>,
+    /// Name and value of a field to be added: cache that travels in the image.
+    pub(crate) inline_cache: Option<(String, String)>,
 }
+
+/// Where upstream keeps cache in an image. That of a base image says nothing about this one's layers.
+const INHERITED_CACHE: &str = "moby.buildkit.cache.v0";
 
 /// The bytes of the config blob. Without a config from a frontend there is one with the platform alone.
 pub(crate) fn finish(parts: Parts<'_>) -> Result<Vec<u8>> {
@@ -47,6 +52,10 @@ pub(crate) fn finish(parts: Parts<'_>) -> Result<Vec<u8>> {
     {
         image.created = format_time(epoch, 0);
     }
+    image.extra.remove(INHERITED_CACHE);
+    if let Some((name, value)) = parts.inline_cache {
+        image.extra.insert(name, value.into());
+    }
     Ok(image.to_sorted_json())
 }
 
@@ -66,6 +75,7 @@ mod tests {
             diff_ids: vec![Digest::of("layer")],
             layers: vec![LayerFacts::new(1_700_000_000_500, "x")],
             epoch,
+            inline_cache: None,
         };
         String::from_utf8(finish(parts).unwrap()).unwrap()
     }

@@ -24,4 +24,4 @@ mod stream;
 pub use error::{ExportError, ExportErrorKind};
 type Result<T> = std::result::Result<T, ExportError>;
 
-pub use request::{ExportRef, ExportRequest, Exported, Exporter, Exporters};
+pub use request::{ExportRef, ExportRequest, Exported, Exporter, Exporters, InlineCache};

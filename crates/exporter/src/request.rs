@@ -6,7 +6,7 @@ use rbuild_oci::Platform;
 use rbuild_progress::Reporter;
 use rbuild_registry::{Credentials, Registry};
 use rbuild_session::{SessionGroup, SessionManager};
-use rbuild_store::{Ref, Store};
+use rbuild_store::{LayerBlob, Ref, Store};
 
 use crate::archive::{ArchiveExporter, ArchiveKind};
 use crate::attrs::Attrs;
@@ -44,6 +44,15 @@ pub struct ExportRequest {
     pub index: usize,
     /// `SOURCE_DATE_EPOCH` of the build, seconds since 1970.
     pub epoch: Option<i64>,
+    /// Cache that travels in the config of images.
+    pub inline_cache: Option<Arc<dyn InlineCache>>,
+}
+
+/// Makes the cache that travels in an image.
+#[async_trait]
+pub trait InlineCache: Send + Sync + std::fmt::Debug {
+    /// Name and value of the config's field for the image of `reference` with these layers.
+    async fn field(&self, reference: &Ref, layers: &[LayerBlob]) -> Result<(String, String)>;
 }
 
 impl ExportRequest {

@@ -14,7 +14,14 @@ fn key(n: u32) -> Digest {
 }
 
 fn query(n: u32) -> Query {
-    Query { key: key(n), level: Level::Virtual, op: key(0), inputs: Vec::new() }
+    Query {
+        key: key(n),
+        level: Level::Virtual,
+        op: key(0),
+        inputs: Vec::new(),
+        aliases: Vec::new(),
+        outputs: 1,
+    }
 }
 
 async fn output(cache: &LocalCache) -> Ref {

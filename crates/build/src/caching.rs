@@ -1,0 +1,134 @@
+//! Caches elsewhere in the course of one build: imports begin with it, exports end it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use rbuild_cache::{CacheExport, CacheImport, Caches, Client, INLINE_KEY, Known, LocalCache, RemoteCache};
+use rbuild_exporter::{ExportError, InlineCache};
+use rbuild_frontend::{BuildError, ErrorCode};
+use rbuild_progress::{Progress, VertexInfo};
+use rbuild_solver::CacheStore;
+use rbuild_store::{LayerBlob, Ref};
+
+use crate::request::BuildRequest;
+
+/// Caches of one build in one direction. Each costs a connection and a document in memory.
+const MAX_CACHES: usize = 32;
+/// How a Dockerfile's user asks for cache in the image.
+const INLINE_OPTION: &str = "build-arg:BUILDKIT_INLINE_CACHE";
+
+/// The caches of one build.
+#[derive(Debug)]
+pub(crate) struct BuildCaches {
+    caches: Caches,
+    client: Client,
+    imported: Vec<Arc<RemoteCache>>,
+    exports: Vec<CacheExport>,
+}
+
+impl BuildCaches {
+    /// Checks what is asked for and starts the imports. An import that makes no sense is a step that failed, as is
+    /// one that cannot be reached; an export that makes no sense must not cost a build.
+    pub(crate) fn open(
+        caches: Caches,
+        client: Client,
+        request: &BuildRequest,
+        progress: &Progress,
+    ) -> Result<Self, BuildError> {
+        if request.cache_imports.len().max(request.cache_exports.len()) > MAX_CACHES {
+            return Err(BuildError::invalid(format!("at most {MAX_CACHES} caches to import and to export")));
+        }
+        let parse = |(kind, attrs): &(String, BTreeMap<String, String>)| CacheExport::parse(kind, attrs);
+        let mut exports: Vec<CacheExport> = request
+            .cache_exports
+            .iter()
+            .map(parse)
+            .collect::<Result<_, _>>()
+            .map_err(|error| BuildError::invalid(error.to_string()))?;
+        let inline = request.what.options().and_then(|options| options.get(INLINE_OPTION));
+        if inline.is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))
+            && !exports.iter().any(CacheExport::is_inline)
+        {
+            let inline = CacheExport::parse("inline", &BTreeMap::new());
+            exports.push(inline.map_err(|error| BuildError::invalid(error.to_string()))?);
+        }
+        let imported =
+            request.cache_imports.iter().filter_map(|(kind, attrs)| match CacheImport::parse(kind, attrs) {
+                Ok(import) => {
+                    let step = progress.vertex(VertexInfo::synthetic(import.step_name()));
+                    Some(caches.import(import, &client, step))
+                }
+                Err(error) => {
+                    let name = rbuild_cache::import_step_name(kind, attrs);
+                    let step = progress.vertex(VertexInfo::synthetic(name));
+                    step.started();
+                    step.completed(Some(error.to_string()));
+                    None
+                }
+            });
+        let imported = imported.collect();
+        Ok(Self { caches, client, imported, exports })
+    }
+
+    /// What the build's job looks into besides this daemon's records.
+    pub(crate) fn stores(&self) -> Vec<Arc<dyn CacheStore<Ref>>> {
+        self.imported.iter().map(|cache| cache.clone() as Arc<dyn CacheStore<Ref>>).collect()
+    }
+
+    /// Whether anything is exported, so that the build's graph has to be looked at again.
+    pub(crate) fn has_exports(&self) -> bool {
+        !self.exports.is_empty()
+    }
+
+    /// What exports are made from.
+    pub(crate) fn known(&self, solutions: Vec<rbuild_cache::Solution>) -> Known {
+        let local = LocalCache::new(self.caches.store.clone());
+        Known { solutions, local, imported: self.imported.clone() }
+    }
+
+    /// What exporters of images ask for their cache.
+    pub(crate) fn inline(&self, known: &Known) -> Option<Arc<dyn InlineCache>> {
+        let wanted = self.exports.iter().any(CacheExport::is_inline);
+        wanted.then(|| -> Arc<dyn InlineCache> { Arc::new(Inline(known.clone())) })
+    }
+
+    /// Exports all caches, side by side. Gives back what the client is told.
+    pub(crate) async fn export(
+        &self,
+        known: &Known,
+        progress: &Progress,
+    ) -> Result<BTreeMap<String, String>, BuildError> {
+        let exports = self.exports.iter().filter(|export| !export.is_inline()).map(|export| async move {
+            let step = progress.vertex(VertexInfo::synthetic(export.step_name()));
+            step.started();
+            let done = export.run(&self.caches, &self.client, known, &step).await;
+            step.completed(done.as_ref().err().map(ToString::to_string));
+            match done {
+                Ok(response) => Ok(response),
+                Err(error) if export.ignores_errors() => {
+                    tracing::debug!(%error, "a failed cache export is ignored, as asked for");
+                    Ok(BTreeMap::new())
+                }
+                Err(error) => {
+                    Err(BuildError::new(ErrorCode::Unknown, format!("{}: {error}", export.step_name())))
+                }
+            }
+        });
+        let done = futures::future::try_join_all(exports).await?;
+        Ok(done.into_iter().flatten().collect())
+    }
+}
+
+#[derive(Debug)]
+struct Inline(Known);
+
+#[async_trait]
+impl InlineCache for Inline {
+    async fn field(&self, reference: &Ref, layers: &[LayerBlob]) -> Result<(String, String), ExportError> {
+        let document = rbuild_cache::inline(&self.0, reference, layers).await;
+        let document = document.map_err(|error| ExportError::Result(format!("inline cache: {error}")))?;
+        Ok((INLINE_KEY.to_owned(), base64::engine::general_purpose::STANDARD.encode(document)))
+    }
+}
