@@ -139,7 +139,7 @@ pub(crate) fn mount_source(written: &str) -> MountSource {
     for field in &fields {
         match key_value(field) {
             (key, Some(value)) if key == "type" => kind = value.to_lowercase(),
-            (key, Some(value)) if key == "from" && !value.is_empty() => from = Some(value.to_owned()),
+            (key, Some(value)) if key == "from" => from = Some(value.to_owned()).filter(|v| !v.is_empty()),
             _ => {}
         }
     }

@@ -41,6 +41,12 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_from_takes_back_an_earlier_one() {
+        super::mount(b"from=a,from=");
+        super::mount(b"type=cache,from=a,from=,target=/c");
+    }
+
+    #[test]
     fn kept_inputs_of_words_hold() {
         corpus("words").iter().for_each(|input| super::words(input));
     }

@@ -22,6 +22,11 @@ impl GitPlace {
         if remote.is_empty() || remote.starts_with('-') || remote.bytes().any(|b| b.is_ascii_control()) {
             return Err(refuse("it names no host"));
         }
+        // `ext::…` is how git is told to run a program; within brackets it is an IPv6 address.
+        let host = remote.split('/').next().unwrap_or_default();
+        if host.contains("::") && !host.contains('[') {
+            return Err(refuse("its host has `::`"));
+        }
         let (git_ref, subdir) = rules::split_fragment(fragment);
         check_git_ref(git_ref)?;
         let subdir = rules::clean_subdir(subdir)?;

@@ -195,6 +195,12 @@ fn piece() -> impl Strategy<Value = String> {
     ]
 }
 
+#[test]
+fn an_identifier_names_no_helper_program() {
+    assert!(GitPlace::parse("git://ext::sh/a.git").is_err());
+    assert!(GitPlace::parse("git://[::1]/a.git").is_ok());
+}
+
 proptest! {
     #[test]
     fn nothing_dangerous_gets_out(pieces in proptest::collection::vec(piece(), 0..7)) {
