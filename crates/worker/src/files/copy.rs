@@ -140,7 +140,11 @@ fn copy_one(
         return Err(FileError::RootPath { path: request.dest.to_owned() });
     };
     let (src, src_name) = from.parent(&at)?;
-    copier.leaf((&src, Path::new(&src_name)), &stat, (&parent, Path::new(name)), &dest)
+    let (src, dst) = ((&src, Path::new(&src_name)), (&parent, Path::new(name)));
+    if copier.share_one(src, &stat, dst, &dest)? {
+        return Ok(());
+    }
+    copier.leaf(src, &stat, dst, &dest)
 }
 
 fn open_parent(to: &Root, dest: &Path) -> Result<Root> {
@@ -380,6 +384,35 @@ impl Copier<'_> {
             Err(error) => {
                 tracing::trace!(%error, "copying instead of sharing");
                 level.upper = Some(None);
+                Ok(false)
+            }
+        }
+    }
+
+    /// The same for a file that is copied by its own name.
+    fn share_one(
+        &self,
+        src: (&Root, &Path),
+        stat: &Stat,
+        dst: (&Root, &Path),
+        dst_path: &Path,
+    ) -> Result<bool> {
+        let Some(share) = self.share else { return Ok(false) };
+        let free = dst.0.stat(dst.1).is_err_and(|error| error.is_not_found());
+        if !stat.is_file() || !self.request.changes.keep(stat) || !free {
+            return Ok(false);
+        }
+        // As in `share`: this brings the directory up, its time is that of the link about to be made.
+        let here = Path::new(".");
+        dst.0.utimes(here, dst.0.stat(here)?.mtime_ns)?;
+        let Ok(upper) = share.upper.open_dir(dst_path.parent().unwrap_or(here)) else { return Ok(false) };
+        if !share.seen.borrow_mut().insert(stat.ino) {
+            return Ok(false);
+        }
+        match upper.link_from(src.0, src.1, dst.1) {
+            Ok(()) => Ok(true),
+            Err(error) => {
+                tracing::trace!(%error, "copying instead of sharing");
                 Ok(false)
             }
         }

@@ -499,3 +499,48 @@ fn shared_inodes_are_those_that_need_no_change() {
     copy_to("/again");
     assert_ne!(inode(&dst, "a"), inode(&dst, "again/a"), "two copies would show as hard links");
 }
+
+#[test]
+fn a_file_copied_by_its_name_shares_its_inode_too() {
+    use std::os::unix::fs::MetadataExt;
+    let (src, dst) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(src.path().join("a"), "client's").unwrap();
+    std::fs::create_dir(dst.path().join("taken")).unwrap();
+    std::fs::write(dst.path().join("taken/a"), "in the way").unwrap();
+    let (from, to) = (Root::open(src.path()).unwrap(), Root::open(dst.path()).unwrap());
+    let copy_to = |dest: &str, mode: ModeChange| {
+        let seen = std::cell::RefCell::new(std::collections::HashSet::new());
+        let request = CopyRequest {
+            src: "/a",
+            dest,
+            contents: false,
+            follow: true,
+            wildcard: false,
+            allow_empty: false,
+            unpack: false,
+            max_unpacked: 0,
+            create_dest: true,
+            include: &[],
+            exclude: &[],
+            required: &[],
+            replace: false,
+            changes: Changes { owner: None, mode, mtime_ns: None },
+            share: Some(super::Share { upper: &to, seen: &seen }),
+            cancel: &CancellationToken::new(),
+        };
+        copy(&from, &to, &request).unwrap();
+    };
+    let stat = |path: &str| std::fs::metadata(dst.path().join(path)).unwrap();
+    let inode = std::fs::metadata(src.path().join("a")).unwrap().ino();
+    copy_to("/", ModeChange::Keep);
+    copy_to("/new/dir/b", ModeChange::Keep);
+    copy_to("/taken/", ModeChange::Keep);
+    copy_to("/changed", ModeChange::Bits(0o600));
+    assert_eq!((stat("a").ino(), stat("new/dir/b").ino()), (inode, inode));
+    assert_ne!(stat("taken/a").ino(), inode, "something was in its way");
+    assert_ne!(stat("changed").ino(), inode, "its mode had to change");
+    assert_eq!(stat("changed").mode() & 0o777, 0o600);
+    for path in ["a", "new/dir/b", "taken/a", "changed"] {
+        assert_eq!(std::fs::read_to_string(dst.path().join(path)).unwrap(), "client's", "{path}");
+    }
+}
