@@ -9,6 +9,7 @@
 //! Errors: [`SysError`](crate::SysError) with the path as it was given.
 
 mod entries;
+mod listed;
 mod meta;
 mod open;
 mod remove;

@@ -65,18 +65,22 @@ impl Root {
     /// Names of the extended attributes of `p` itself, sorted. Empty where the file system has none.
     pub fn xattr_list(&self, p: impl AsRef<Path>) -> Result<Vec<OsString>> {
         let p = p.as_ref();
+        if let Ok((None, name)) = super::split(p)
+            && !is_root(p)
+        {
+            let mut few = [0; XATTR_GUESS];
+            match super::listed::list_at(self.as_fd(), name, &mut few) {
+                Some(Ok(len)) => return Ok(names_in(&few[..len])),
+                Some(Err(Errno::OPNOTSUPP)) => return Ok(Vec::new()),
+                // More than a guess, or something for which the long way has the better error.
+                Some(Err(_)) | None => {}
+            }
+        }
         let found = self.xattr_at(p, "llistxattr", |path| grow(|buf| rustix::fs::llistxattr(path, buf)));
-        let bytes = match found {
-            Err(err) if err.errno() == libc::EOPNOTSUPP => return Ok(Vec::new()),
-            other => other?,
-        };
-        let mut names: Vec<OsString> = bytes
-            .split(|b| *b == 0)
-            .filter(|name| !name.is_empty())
-            .map(|name| OsStr::from_bytes(name).to_os_string())
-            .collect();
-        names.sort();
-        Ok(names)
+        match found {
+            Err(err) if err.errno() == libc::EOPNOTSUPP => Ok(Vec::new()),
+            other => Ok(names_in(&other?)),
+        }
     }
 
     /// Value of the attribute `name` of `p` itself; `None` if it has none of that name.
@@ -123,6 +127,14 @@ impl Root {
             f(&path)
         })
     }
+}
+
+/// Names as the kernel lists them, each followed by a NUL, in order.
+fn names_in(bytes: &[u8]) -> Vec<OsString> {
+    let names = bytes.split(|b| *b == 0).filter(|name| !name.is_empty());
+    let mut names: Vec<OsString> = names.map(|name| OsStr::from_bytes(name).to_os_string()).collect();
+    names.sort();
+    names
 }
 
 /// Calls `f` with a buffer that is large enough.
