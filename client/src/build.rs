@@ -54,7 +54,7 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     let connected = connect::connect(connection, true).await?;
     let look =
         Look { mode, details: args.debug, hint: Some("use --debug to expand"), totals: call.is_none() };
-    let finished = run::run(&connected.channel, &offer, look, request).await;
+    let finished = run::run(&connected, &offer, look, request).await;
     let outcome = match (finished, &call) {
         (Err(error), _) => Err(error),
         (Ok(finished), Some(call)) => answer(&args, call, &finished),

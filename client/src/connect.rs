@@ -25,6 +25,8 @@ pub(crate) const DEFAULT_SOCKETS: [&str; 2] = ["/run/rbuild/rbuildd.sock", "/run
 pub(crate) struct Connection {
     /// The gRPC channel.
     pub(crate) channel: Channel,
+    /// Between us is a network, on which bytes cost more than the time to compress them.
+    pub(crate) is_far: bool,
     daemon: Option<PrivateDaemon>,
 }
 
@@ -43,12 +45,12 @@ impl Connection {
 pub(crate) async fn connect(args: &ConnectionArgs, daemonless: bool) -> Result<Connection, CommandError> {
     if let Some(address) = &args.addr {
         let channel = dial(address, args).await?;
-        return Ok(Connection { channel, daemon: None });
+        return Ok(Connection { channel, is_far: is_far(address), daemon: None });
     }
     for socket in DEFAULT_SOCKETS {
         if UnixStream::connect(socket).await.is_ok() {
             let channel = dial(&format!("unix://{socket}"), args).await?;
-            return Ok(Connection { channel, daemon: None });
+            return Ok(Connection { channel, is_far: false, daemon: None });
         }
     }
     if !daemonless {
@@ -57,7 +59,19 @@ pub(crate) async fn connect(args: &ConnectionArgs, daemonless: bool) -> Result<C
     }
     let daemon = PrivateDaemon::start().await?;
     let channel = dial(&daemon.address(), args).await?;
-    Ok(Connection { channel, daemon: Some(daemon) })
+    Ok(Connection { channel, is_far: false, daemon: Some(daemon) })
+}
+
+fn is_far(address: &str) -> bool {
+    match address.split_once("://") {
+        Some(("ssh", _)) => true,
+        Some(("tcp", host)) => {
+            let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+            let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+            host != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback())
+        }
+        _ => false,
+    }
 }
 
 async fn dial(address: &str, args: &ConnectionArgs) -> Result<Channel, CommandError> {
@@ -280,6 +294,16 @@ fn transport_error(error: tonic::transport::Error) -> CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_are_far_and_this_machine_is_not() {
+        for address in ["ssh://host", "tcp://builder:1234", "tcp://10.0.0.7:1234", "tcp://[2001:db8::1]:1"] {
+            assert!(is_far(address), "{address}");
+        }
+        for address in ["unix:///run/x.sock", "tcp://127.0.0.1:1", "tcp://localhost:1", "tcp://[::1]:1"] {
+            assert!(!is_far(address), "{address}");
+        }
+    }
 
     #[test]
     fn ssh_addresses_name_a_host_and_maybe_a_socket() {

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::cache::Caches;
+use crate::connect::Connection;
 use crate::errors::CommandError;
 use crate::spec::{self, Destination, Output};
 use crate::{MAX_MESSAGE, signals, ui};
@@ -96,8 +97,9 @@ fn failed(error: rbuild_session::SessionError) -> CommandError {
     CommandError::new(error.to_string())
 }
 
-fn session(offer: &Offer) -> Result<ClientSession, CommandError> {
+fn session(offer: &Offer, is_far: bool) -> Result<ClientSession, CommandError> {
     let mut dirs = LocalDirs::new();
+    dirs.compress(is_far);
     for (name, path) in &offer.dirs {
         dirs.add(name, LocalDir::new(path)).map_err(failed)?;
     }
@@ -160,18 +162,19 @@ fn session(offer: &Offer) -> Result<ClientSession, CommandError> {
 
 /// Builds. Ctrl-C cancels the build at the daemon and waits a moment for its clean-up; a second one leaves at once.
 pub(crate) async fn run(
-    channel: &Channel,
+    connected: &Connection,
     offer: &Offer,
     look: Look,
     mut request: SolveRequest,
 ) -> Result<Finished, CommandError> {
+    let channel = &connected.channel;
     for output in &offer.outputs {
         if output.destination == Destination::Stdout && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
             return Err(CommandError::usage("the output is an archive: refusing to write it to a terminal")
                 .hint("redirect standard output, or name a file with dest="));
         }
     }
-    let session = session(offer)?;
+    let session = session(offer, connected.is_far)?;
     request.r#ref = random_id();
     request.session = session.id().to_owned();
     request.exporters = offer.exported().map(exporter).collect();

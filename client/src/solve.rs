@@ -56,7 +56,7 @@ pub(crate) async fn solve(connection: &ConnectionArgs, args: SolveArgs) -> Resul
         ..Default::default()
     };
     let connected = connect::connect(connection, false).await?;
-    let finished = run::run(&connected.channel, &offer, Look::of(mode), request).await;
+    let finished = run::run(&connected, &offer, Look::of(mode), request).await;
     let outcome = finished.and_then(|finished| match &args.metadata_file {
         Some(path) => run::write_metadata(path, &finished),
         None => Ok(()),

@@ -14,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(&files, [&root])?;
     tonic_prost_build::configure()
         .btree_map(".") // deterministic encoding: digests are taken of these bytes
+        .bytes(".moby.buildkit.v1.BytesMessage") // a session's bytes pass without another copy
         .build_transport(true)
         .compile_fds(descriptors)?;
     Ok(())

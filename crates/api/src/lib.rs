@@ -99,4 +99,9 @@ pub mod rbuild {
     pub mod v1 {
         tonic::include_proto!("rbuild.v1");
     }
+    pub mod filesync {
+        pub mod v1 {
+            tonic::include_proto!("rbuild.filesync.v1");
+        }
+    }
 }

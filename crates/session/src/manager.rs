@@ -105,7 +105,7 @@ impl SessionManager {
     {
         let token = self.inner.closed.child_token();
         let chunks = inbound.map(|item| match item {
-            Ok(message) => Ok(Bytes::from(message.data)),
+            Ok(message) => Ok(message.data),
             Err(status) => Err(io::Error::other(status)),
         });
         let mut sessions = self.inner.sessions.lock();
@@ -260,7 +260,7 @@ impl Stream for SessionStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Poll::Ready(chunk) = self.outbound.poll_recv(cx) {
-            return Poll::Ready(chunk.map(|chunk| Ok(BytesMessage { data: chunk.into() })));
+            return Poll::Ready(chunk.map(|chunk| Ok(BytesMessage { data: chunk })));
         }
         self.closed.as_mut().poll(cx).map(|()| None)
     }

@@ -2,6 +2,8 @@
 
 /// Context transfer, client to daemon.
 pub const FILE_SYNC_DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
+/// Context transfer in batches, between our own ends.
+pub const FILE_SYNC_BATCHED: &str = "/rbuild.filesync.v1.FileSync/DiffCopy";
 /// Export transfer, daemon to client.
 pub const FILE_SEND_DIFF_COPY: &str = "/moby.filesync.v1.FileSend/DiffCopy";
 /// Registry credentials.

@@ -33,11 +33,10 @@ impl World {
         self.clients.spawn(async move {
             client
                 .run_with(|outbound, map| async move {
-                    let inbound = ReceiverStream::new(outbound)
-                        .map(|chunk: Bytes| Ok(BytesMessage { data: chunk.into() }));
+                    let inbound =
+                        ReceiverStream::new(outbound).map(|chunk: Bytes| Ok(BytesMessage { data: chunk }));
                     let answer = manager.accept(Registration::from_metadata(&map)?, inbound)?;
-                    Ok(answer
-                        .map(|item| item.map(|message| message.data.into()).map_err(std::io::Error::other)))
+                    Ok(answer.map(|item| item.map(|message| message.data).map_err(std::io::Error::other)))
                 })
                 .await
         });

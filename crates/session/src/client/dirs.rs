@@ -10,14 +10,17 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use rbuild_sys::Root;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::filesync::{ExportRoot, FileSyncRequest, Owner, Packet, SendOptions, SenderCall, TransferCounter};
-use crate::filesync::{batches, serve_sender};
+use crate::filesync::{
+    Batch, ExportRoot, FileSyncRequest, Form, Incoming, Owner, Packet, PacketBatch, SendOptions, SenderCall,
+    TransferCounter, batches, opened, serve_sender, singly,
+};
 use crate::tunnel::OwnedTasks;
 use crate::{Result, SessionError, names};
 
@@ -46,6 +49,7 @@ impl LocalDir {
 pub struct LocalDirs {
     dirs: HashMap<String, LocalDir>,
     counter: Option<Arc<TransferCounter>>,
+    compress: bool,
 }
 
 impl LocalDirs {
@@ -59,6 +63,11 @@ impl LocalDirs {
         check(&dir.path)?;
         self.dirs.insert(name.into(), dir);
         Ok(())
+    }
+
+    /// Compresses what is sent, where the daemon can open it: for slow links.
+    pub fn compress(&mut self, yes: bool) {
+        self.compress = yes;
     }
 
     /// Counts what is sent.
@@ -84,24 +93,39 @@ pub(super) struct DirService {
     tasks: OwnedTasks,
 }
 
+/// The same in batches.
+#[derive(Debug, Clone)]
+pub(super) struct BatchedDirService(DirService);
+
 impl DirService {
     pub(super) fn new(dirs: LocalDirs, tasks: OwnedTasks) -> Self {
         Self { dirs: Arc::new(dirs), tasks }
     }
 
-    async fn serve(self, request: http::Request<Body>) -> http::Response<Body> {
-        if request.uri().path() != names::FILE_SYNC_DIFF_COPY {
-            return Status::unimplemented("use DiffCopy").into_http();
-        }
-        let codec = ProstCodec::<Packet, Packet>::default();
-        Grpc::new(codec).streaming(DiffCopy(self), request).await
+    pub(super) fn batched(&self) -> BatchedDirService {
+        BatchedDirService(self.clone())
     }
 
-    fn diff_copy(
+    async fn serve(self, request: http::Request<Body>) -> http::Response<Body> {
+        match request.uri().path() {
+            names::FILE_SYNC_DIFF_COPY => {
+                Grpc::new(ProstCodec::<Packet, Packet>::default()).streaming(Singly(self), request).await
+            }
+            names::FILE_SYNC_BATCHED => {
+                let codec = ProstCodec::<PacketBatch, PacketBatch>::default();
+                Grpc::new(codec).streaming(Batched(self), request).await
+            }
+            _ => Status::unimplemented("use DiffCopy").into_http(),
+        }
+    }
+
+    /// Starts sending; gives what is to go out.
+    fn start(
         &self,
-        request: Request<Streaming<Packet>>,
-    ) -> std::result::Result<Response<Packets>, Status> {
-        let mut filter = FileSyncRequest::from_metadata(request.metadata());
+        mut filter: FileSyncRequest,
+        form: Form,
+        incoming: impl Incoming + 'static,
+    ) -> std::result::Result<mpsc::Receiver<Batch>, Status> {
         let Some(dir) = self.dirs.dirs.get(&filter.name) else {
             return Err(Status::not_found(format!("no access allowed to dir {:?}", filter.name)));
         };
@@ -111,9 +135,8 @@ impl DirService {
         if let Some(counter) = &self.dirs.counter {
             options.counter = counter.clone();
         }
-        let call = SenderCall { roots: vec![ExportRoot { directory: None, root }], filter, options };
+        let call = SenderCall { roots: vec![ExportRoot { directory: None, root }], filter, options, form };
         let (out, batched) = batches();
-        let incoming = request.into_inner();
         let token = self.tasks.token.clone();
         self.tasks.tracker.spawn(token.run_until_cancelled_owned(async move {
             let gone = out.clone();
@@ -127,16 +150,16 @@ impl DirService {
                 drop(out.send(Err(err.into())).await);
             }
         }));
-        let flat = |batch| match batch {
-            Ok(packets) => futures::stream::iter(packets).map(Ok).left_stream(),
-            Err(status) => futures::stream::iter([Err(status)]).right_stream(),
-        };
-        Ok(Response::new(ReceiverStream::new(batched).flat_map(flat).boxed()))
+        Ok(batched)
     }
 }
 
 impl NamedService for DirService {
     const NAME: &'static str = "moby.filesync.v1.FileSync";
+}
+
+impl NamedService for BatchedDirService {
+    const NAME: &'static str = "rbuild.filesync.v1.FileSync";
 }
 
 impl tower::Service<http::Request<Body>> for DirService {
@@ -154,16 +177,49 @@ impl tower::Service<http::Request<Body>> for DirService {
     }
 }
 
-type Packets = Pin<Box<dyn Stream<Item = std::result::Result<Packet, Status>> + Send>>;
+impl tower::Service<http::Request<Body>> for BatchedDirService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, std::result::Result<Self::Response, Infallible>>;
 
-struct DiffCopy(DirService);
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
 
-impl StreamingService<Packet> for DiffCopy {
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        self.0.call(request)
+    }
+}
+
+type Messages<M> = Pin<Box<dyn Stream<Item = std::result::Result<M, Status>> + Send>>;
+type Answer<M> = BoxFuture<'static, std::result::Result<Response<Messages<M>>, Status>>;
+
+struct Singly(DirService);
+
+impl StreamingService<Packet> for Singly {
     type Response = Packet;
-    type ResponseStream = Packets;
-    type Future = BoxFuture<'static, std::result::Result<Response<Packets>, Status>>;
+    type ResponseStream = Messages<Packet>;
+    type Future = Answer<Packet>;
 
     fn call(&mut self, request: Request<Streaming<Packet>>) -> Self::Future {
-        Box::pin(std::future::ready(self.0.diff_copy(request)))
+        let filter = FileSyncRequest::from_metadata(request.metadata());
+        let started = self.0.start(filter, Form::Single, request.into_inner());
+        let answer = started.map(|out| Response::new(ReceiverStream::new(out).flat_map(singly).boxed()));
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+struct Batched(DirService);
+
+impl StreamingService<PacketBatch> for Batched {
+    type Response = PacketBatch;
+    type ResponseStream = Messages<PacketBatch>;
+    type Future = Answer<PacketBatch>;
+
+    fn call(&mut self, request: Request<Streaming<PacketBatch>>) -> Self::Future {
+        let filter = FileSyncRequest::from_metadata(request.metadata());
+        let form = Form::Batched { compress: self.0.dirs.compress };
+        let started = self.0.start(filter, form, opened(request.into_inner()));
+        Box::pin(std::future::ready(started.map(|out| Response::new(ReceiverStream::new(out).boxed()))))
     }
 }

@@ -160,8 +160,9 @@ impl ClientSessionBuilder {
         methods.extend(more);
         let mut routes = add(Routes::new(serve::health()));
         if let Some(dirs) = self.dirs {
-            methods.push(names::FILE_SYNC_DIFF_COPY);
-            routes = routes.add_service(dirs::DirService::new(dirs, tasks.clone()));
+            methods.extend([names::FILE_SYNC_DIFF_COPY, names::FILE_SYNC_BATCHED]);
+            let service = dirs::DirService::new(dirs, tasks.clone());
+            routes = routes.add_service(service.batched()).add_service(service);
         }
         if let Some(targets) = self.targets {
             methods.push(names::FILE_SEND_DIFF_COPY);
@@ -226,14 +227,13 @@ impl ClientSession {
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         self.run_with(|outbound, map| async move {
-            let messages =
-                ReceiverStream::new(outbound).map(|chunk: Bytes| BytesMessage { data: chunk.into() });
+            let messages = ReceiverStream::new(outbound).map(|chunk: Bytes| BytesMessage { data: chunk });
             let mut request = tonic::Request::new(messages);
             *request.metadata_mut() = map;
             let answer = control.session(request).await;
             let inbound =
                 answer.map_err(|status| SessionError::call("opening the session", status))?.into_inner();
-            Ok(inbound.map(|message| message.map(|message| message.data.into()).map_err(io::Error::other)))
+            Ok(inbound.map(|message| message.map(|message| message.data).map_err(io::Error::other)))
         })
         .await
     }

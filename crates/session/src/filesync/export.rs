@@ -18,7 +18,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
 use super::send::{SendOptions, SenderCall, batches, serve_sender};
-use super::{ExportRoot, FileSyncRequest, Packet, TransferCounter};
+use super::{ExportRoot, FileSyncRequest, Form, Packet, TransferCounter};
 use crate::{Result, Session, SessionError, metadata, names};
 
 /// Bytes in one message of a raw stream.
@@ -87,7 +87,10 @@ impl Session {
     ) -> Result<()> {
         self.require(names::FILE_SEND_DIFF_COPY)?;
         let (out, batched) = batches();
-        let flat = |batch: super::send::Batch| futures::stream::iter(batch.unwrap_or_default());
+        // Errors do not come this way: they are what `serve_sender` returns.
+        let flat = |batch: super::send::Batch| {
+            futures::stream::iter(batch.map(|batch| batch.packets).unwrap_or_default())
+        };
         let mut request = tonic::Request::new(ReceiverStream::new(batched).flat_map(flat));
         let split = roots.iter().any(|root| root.directory.is_some());
         target(request.metadata_mut(), index, &pairs, split)?;
@@ -96,7 +99,7 @@ impl Session {
         grpc.ready().await.map_err(|err| failed(tonic::Status::unavailable(err.to_string())))?;
         let codec = tonic_prost::ProstCodec::<Packet, Packet>::default();
         let path = http::uri::PathAndQuery::from_static(names::FILE_SEND_DIFF_COPY);
-        let call = SenderCall { roots, filter: FileSyncRequest::default(), options };
+        let call = SenderCall { roots, filter: FileSyncRequest::default(), options, form: Form::Single };
         // A server may answer with its headers only when it has something to say, so list already meanwhile.
         // A server need not answer before it has something to say, and it says nothing before it has seen the list: so
         // its answer is awaited as a part of what comes in.

@@ -3,12 +3,14 @@
 //! The *sender* streams one STAT per entry in walk order (depth first, names bytewise, `/` the smallest byte) and an
 //! empty STAT at the end. The n-th STAT has id n. The *receiver* answers REQ(id) for the regular files whose bytes it
 //! wants; the sender answers with DATA(id, ≤ 32 KiB)… and an empty DATA(id) as end of file, several files interleaved.
-//! When the receiver has all it sends FIN, the sender answers FIN. ERR carries a text, from either side.
+//! When the receiver has all it sends FIN, the sender answers FIN. ERR carries a text, from either side. Where both ends
+//! are ours the packets travel in batches (`batch.rs`); all else is the same.
 //!
 //! The receiver reads all the time and writes on blocking threads, fed through bounded channels; it asks for a file as
 //! soon as its STAT arrived. Hashing happens on the writing thread while the bytes are hot. The sender walks on one
 //! blocking thread and reads files on a few more.
 
+mod batch;
 mod disk;
 mod export;
 mod follow;
@@ -26,13 +28,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub(crate) use batch::{Form, PacketBatch, opened, singly};
 pub use export::FileSink;
 pub use index::{Entry, TreeIndex};
 pub use order::{compare_paths, is_clean_path};
 pub use receive::receive;
-pub(crate) use receive::{Say, run as run_receiver};
+pub(crate) use receive::{Incoming, Say, run as run_receiver};
+pub(crate) use send::{Batch, SenderCall, batches, serve_sender};
 pub use send::{Owner, SendOptions};
-pub(crate) use send::{SenderCall, batches, serve_sender};
 pub use walk::ExportRoot;
 pub use wire::Stat;
 pub(crate) use wire::{Packet, shown};

@@ -13,10 +13,11 @@ use rbuild_api::fsutil::types::packet::PacketType;
 use rbuild_sys::Root;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::Status;
+use tonic::{Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use self::plan::Plan;
+use super::batch::{Form, PacketBatch, opened};
 use super::disk::Disk;
 use super::writer::Job;
 use super::{FileSyncRequest, Packet, ReceiveOptions, RecordHasher, TransferCounter, TreeIndex};
@@ -24,7 +25,9 @@ use crate::{Result, Session, SessionError, names};
 
 /// Largest DATA packet taken; senders keep to 32 KiB.
 const MAX_DATA: usize = 256 * 1024;
-/// Largest packet of any kind: a STAT with all its attributes.
+/// Requests that travel in one batch.
+const REQUESTS: usize = 512;
+/// Largest packet of any kind: a STAT with all its attributes; or largest batch.
 const MAX_PACKET: usize = 8 * 1024 * 1024;
 /// Files up to this size are handed over whole.
 const SMALL_FILE: usize = 128 * 1024;
@@ -72,27 +75,50 @@ pub async fn receive(
     hasher: Arc<dyn RecordHasher>,
     options: &ReceiveOptions,
 ) -> Result<TreeIndex> {
-    session.require(names::FILE_SYNC_DIFF_COPY)?;
     let (say, said) = mpsc::unbounded_channel();
-    let mut call = tonic::Request::new(UnboundedReceiverStream::new(said).map(Say::into_packet));
-    request.to_metadata(call.metadata_mut())?;
-    let mut grpc = tonic::client::Grpc::new(session.channel()).max_decoding_message_size(MAX_PACKET);
+    let said = UnboundedReceiverStream::new(said).map(Say::into_packet);
     session
         .until_closed(async {
-            let answer = async {
-                let ready = grpc.ready().await;
-                ready.map_err(|err| Status::unavailable(err.to_string()))?;
-                let codec = ProstCodec::<Packet, Packet>::default();
-                grpc.streaming(call, PathAndQuery::from_static(names::FILE_SYNC_DIFF_COPY), codec).await
-            };
-            let opening = tokio::time::timeout(options.limits.stall, answer).await;
-            let stalled = |_| SessionError::Stalled { waited: options.limits.stall, last: String::new() };
-            let answer = opening.map_err(stalled)?;
-            let failed = |status| SessionError::call(format!("transfer of `{}`", request.name), status);
-            let incoming = answer.map_err(failed)?.into_inner();
-            run(incoming, say, dest, prev, Some(hasher), options).await
+            if session.supports(names::FILE_SYNC_BATCHED) {
+                let said = said.ready_chunks(REQUESTS);
+                let said = said.map(|packets| PacketBatch { packets, zstd: Bytes::new() });
+                let form = Form::Batched { compress: false };
+                let batches =
+                    call::<_, PacketBatch>(session, names::FILE_SYNC_BATCHED, said, request, options);
+                let incoming = opened(batches.await?);
+                return run_as(form, incoming, say, dest, prev, Some(hasher), options).await;
+            }
+            session.require(names::FILE_SYNC_DIFF_COPY)?;
+            let incoming = call::<_, Packet>(session, names::FILE_SYNC_DIFF_COPY, said, request, options);
+            run(incoming.await?, say, dest, prev, Some(hasher), options).await
         })
         .await
+}
+
+/// Calls a method of the client's that takes and gives messages of one type.
+async fn call<S, M>(
+    session: &Session,
+    method: &'static str,
+    said: S,
+    request: &FileSyncRequest,
+    options: &ReceiveOptions,
+) -> Result<Streaming<M>>
+where
+    S: Stream<Item = M> + Send + 'static,
+    M: prost::Message + Default + Send + 'static,
+{
+    let mut call = tonic::Request::new(said);
+    request.to_metadata(call.metadata_mut())?;
+    let mut grpc = tonic::client::Grpc::new(session.channel()).max_decoding_message_size(MAX_PACKET);
+    let answer = async {
+        let ready = grpc.ready().await;
+        ready.map_err(|err| Status::unavailable(err.to_string()))?;
+        grpc.streaming(call, PathAndQuery::from_static(method), ProstCodec::<M, M>::default()).await
+    };
+    let stalled = |_| SessionError::Stalled { waited: options.limits.stall, last: String::new() };
+    let answer = tokio::time::timeout(options.limits.stall, answer).await.map_err(stalled)?;
+    let failed = |status| SessionError::call(format!("transfer of `{}`", request.name), status);
+    Ok(answer.map_err(failed)?.into_inner())
 }
 
 /// Where packets come from.
@@ -108,11 +134,25 @@ pub(crate) async fn run(
     hasher: Option<Arc<dyn RecordHasher>>,
     options: &ReceiveOptions,
 ) -> Result<TreeIndex> {
+    run_as(Form::Single, incoming, say, dest, prev, hasher, options).await
+}
+
+/// As [`run`], for packets that travelled in `form`.
+pub(super) async fn run_as(
+    form: Form,
+    incoming: impl Incoming,
+    say: mpsc::UnboundedSender<Say>,
+    dest: Root,
+    prev: Option<&TreeIndex>,
+    hasher: Option<Arc<dyn RecordHasher>>,
+    options: &ReceiveOptions,
+) -> Result<TreeIndex> {
     let disk = Disk::start(&dest, hasher.as_ref(), options.owner)?;
     let mut receiver = Receiver {
         input: Input { incoming, stall: options.limits.stall, counter: options.counter.clone() },
         say,
         disk,
+        ends_by_size: form.ends_by_size(),
         plan: Plan::new(prev, options),
         wanted: HashMap::new(),
         buffered: 0,
@@ -168,6 +208,8 @@ struct Receiver<'a, S> {
     input: Input<S>,
     say: mpsc::UnboundedSender<Say>,
     disk: Disk,
+    /// A file ends with its last byte, not with an empty packet.
+    ends_by_size: bool,
     plan: Plan<'a>,
     wanted: HashMap<u32, Wanted>,
     buffered: usize,
@@ -234,15 +276,20 @@ impl<S: Incoming> Receiver<'_, S> {
         if file.received > announced + announced.max(MAX_GROWTH) {
             return Err(SessionError::violation("a file does not end", self.plan.path(id)));
         }
+        let ended = self.ends_by_size && file.received >= announced;
+        if self.ends_by_size && file.received > announced {
+            return Err(SessionError::violation("more data than was announced", self.plan.path(id)));
+        }
         if file.is_open {
-            return self.disk.order(Job::Data { entry: id, bytes }).await;
+            self.disk.order(Job::Data { entry: id, bytes }).await?;
+        } else {
+            self.buffered += bytes.len();
+            file.pieces.push(bytes);
+            if file.received > SMALL_FILE as u64 || self.buffered > MAX_BUFFERED {
+                self.open(id).await?;
+            }
         }
-        self.buffered += bytes.len();
-        file.pieces.push(bytes);
-        if file.received > SMALL_FILE as u64 || self.buffered > MAX_BUFFERED {
-            self.open(id).await?;
-        }
-        Ok(())
+        if ended { self.end_of_file(id).await } else { Ok(()) }
     }
 
     /// Starts writing a file before its end has come.

@@ -11,10 +11,13 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use rbuild_api::fsutil::types::packet::PacketType;
 use rbuild_patterns::WalkFilter;
+use rbuild_sys::Root;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use super::batch::{Compressor, Form, PacketBatch};
 use super::follow::follow_links;
+use super::order::parent;
 use super::receive::Incoming;
 use super::walk::{ExportRoot, FileRef, walk};
 use super::{FileSyncRequest, Packet, Stat, TransferCounter, shown};
@@ -22,6 +25,12 @@ use crate::{Result, SessionError};
 
 /// Bytes in one DATA packet: what the peer's sender uses, and its receiver expects.
 const CHUNK: usize = 32 * 1024;
+/// The same in batches: few enough calls for each that their cost vanishes.
+const LARGE_CHUNK: usize = 256 * 1024;
+/// Small files that a reader takes at a time: neighbours, which share a directory…
+const READ_FILES: usize = 16;
+/// …and this many bytes of them, so that large ones are shared out.
+const READ_BYTES: u64 = 128 * 1024;
 /// Threads that read files ahead of the network.
 const READERS: usize = 3;
 /// A batch is sent when it has this many packets…
@@ -60,7 +69,7 @@ impl Default for SendOptions {
 }
 
 /// Packets that go out together.
-pub(crate) type Batch = std::result::Result<Vec<Packet>, Status>;
+pub(crate) type Batch = std::result::Result<PacketBatch, Status>;
 
 /// What a sender is to send.
 #[derive(Debug)]
@@ -69,6 +78,7 @@ pub(crate) struct SenderCall {
     /// Patterns; the name in it is not looked at.
     pub(crate) filter: FileSyncRequest,
     pub(crate) options: SendOptions,
+    pub(crate) form: Form,
 }
 
 /// A channel of the right size for [`serve_sender`].
@@ -82,6 +92,8 @@ struct Shared {
     changed: Condvar,
     out: mpsc::Sender<Batch>,
     counter: Arc<TransferCounter>,
+    form: Form,
+    compressor: Compressor,
 }
 
 #[derive(Default)]
@@ -118,17 +130,25 @@ pub(crate) async fn serve_sender(
         Err(err) => packet(PacketType::PacketErr, 0, err.to_string().into()),
     };
     // A receiver that does not take its farewell within the time has failed, or will see the stream end.
-    drop(tokio::time::timeout(Duration::from_secs(10), out.send(Ok(vec![last]))).await);
+    drop(
+        tokio::time::timeout(
+            Duration::from_secs(10),
+            out.send(Ok(PacketBatch { packets: vec![last], zstd: Bytes::new() })),
+        )
+        .await,
+    );
     result
 }
 
 async fn exchange(incoming: &mut impl Incoming, out: &mpsc::Sender<Batch>, call: SenderCall) -> Result<()> {
-    let SenderCall { mut roots, filter, options } = call;
+    let SenderCall { mut roots, filter, options, form } = call;
     let shared = Arc::new(Shared {
         state: Mutex::default(),
         changed: Condvar::new(),
         out: out.clone(),
         counter: options.counter.clone(),
+        form,
+        compressor: Compressor::default(),
     });
     let _stop = StopOnDrop(shared.clone());
     let (ended, mut threads) = mpsc::channel::<()>(1);
@@ -214,7 +234,12 @@ impl Shared {
         }
         self.counter.add_bytes(*bytes as u64);
         *bytes = 0;
-        self.out.blocking_send(Ok(std::mem::take(batch))).map_err(|_| SessionError::Cancelled)?;
+        let packets = std::mem::take(batch);
+        let batch = match self.form.compresses() {
+            true => self.compressor.pack(packets),
+            false => PacketBatch { packets, zstd: Bytes::new() },
+        };
+        self.out.blocking_send(Ok(batch)).map_err(|_| SessionError::Cancelled)?;
         if self.state.lock().stopped { Err(SessionError::Cancelled) } else { Ok(()) }
     }
 }
@@ -230,7 +255,8 @@ fn list(
     let (mut batch, mut bytes) = (Vec::with_capacity(BATCH_PACKETS), 0);
     let mut files: Vec<Option<FileRef>> = Vec::with_capacity(BATCH_PACKETS);
     let mut emit = |stat: Stat, file: Option<FileRef>| {
-        bytes += stat.path.len() + stat.linkname.len();
+        let xattrs = stat.xattrs.iter().map(|(key, value)| key.len() + value.len());
+        bytes += stat.path.len() + stat.linkname.len() + xattrs.sum::<usize>();
         files.push(file);
         batch.push(Packet {
             r#type: PacketType::PacketStat as i32,
@@ -238,7 +264,7 @@ fn list(
             id: 0,
             data: Bytes::new(),
         });
-        if batch.len() >= BATCH_PACKETS {
+        if batch.len() >= BATCH_PACKETS || bytes >= BATCH_BYTES {
             // Before the entries are on their way: they may be asked for at once.
             shared.state.lock().files.append(&mut files);
             shared.flush(&mut batch, &mut bytes)?;
@@ -267,63 +293,101 @@ fn filter(trees: &[ExportRoot], request: &FileSyncRequest) -> Result<WalkFilter>
 }
 
 /// A reading thread.
-fn read_files(shared: &Shared, roots: &[ExportRoot]) -> Result<()> {
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    loop {
-        let next = {
-            let mut state = shared.state.lock();
-            loop {
-                if state.stopped {
-                    return Ok(());
-                }
-                match state.wanted.pop_front() {
-                    Some(next) => break Some(next),
-                    None if !batch.is_empty() => break None,
-                    None => shared.changed.wait(&mut state),
-                }
-            }
-        };
-        match next {
-            Some((id, file)) => {
-                read_file(shared, &roots[file.tree].root, id, &file, &mut batch, &mut bytes)?;
-                if bytes >= BATCH_BYTES || batch.len() >= BATCH_PACKETS {
-                    shared.flush(&mut batch, &mut bytes)?;
-                }
-            }
-            None => shared.flush(&mut batch, &mut bytes)?,
-        }
-    }
+struct Reader<'a> {
+    shared: &'a Shared,
+    roots: &'a [ExportRoot],
+    /// The directory that the last file was in: its tree, its path.
+    dir: Option<(usize, Vec<u8>, Root)>,
+    batch: Vec<Packet>,
+    bytes: usize,
 }
 
-/// Sends exactly as many bytes as were announced: what a growing file gained since is not part of the list.
-fn read_file(
-    shared: &Shared,
-    root: &rbuild_sys::Root,
-    id: u32,
-    file: &FileRef,
-    batch: &mut Vec<Packet>,
-    bytes: &mut usize,
-) -> Result<()> {
-    let mut input = root.open_file_nofollow(OsStr::from_bytes(&file.path))?.take(file.size);
-    let mut left = file.size;
-    while left > 0 {
-        let mut data = vec![0; left.min(CHUNK as u64) as usize];
-        let len = fill(&mut input, &mut data).map_err(|err| SessionError::io(shown(&file.path), err))?;
-        if len == 0 {
-            let received = file.size - left;
-            return Err(SessionError::Short { path: shown(&file.path), announced: file.size, received });
+fn read_files(shared: &Shared, roots: &[ExportRoot]) -> Result<()> {
+    let mut reader = Reader { shared, roots, dir: None, batch: Vec::new(), bytes: 0 };
+    while let Some(files) = reader.next() {
+        for (id, file) in files {
+            reader.read(id, &file)?;
+            if reader.bytes >= BATCH_BYTES || reader.batch.len() >= BATCH_PACKETS {
+                reader.flush()?;
+            }
         }
-        data.truncate(len);
-        left -= len as u64;
-        *bytes += len;
-        batch.push(packet(PacketType::PacketData, id, data.into()));
-        if *bytes >= BATCH_BYTES {
-            shared.flush(batch, bytes)?;
+        if shared.state.lock().wanted.is_empty() {
+            reader.flush()?;
         }
     }
-    shared.counter.add_file();
-    batch.push(packet(PacketType::PacketData, id, Bytes::new()));
     Ok(())
+}
+
+impl Reader<'_> {
+    /// Some files to read, as soon as there are any; `None` when the transfer is over.
+    fn next(&self) -> Option<Vec<(u32, FileRef)>> {
+        let mut state = self.shared.state.lock();
+        while state.wanted.is_empty() && !state.stopped {
+            self.shared.changed.wait(&mut state);
+        }
+        if state.stopped {
+            return None;
+        }
+        let (mut files, mut bytes) = (Vec::new(), 0);
+        while files.len() < READ_FILES
+            && bytes < READ_BYTES
+            && let Some((id, file)) = state.wanted.pop_front()
+        {
+            bytes += file.size;
+            files.push((id, file));
+        }
+        Some(files)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.shared.flush(&mut self.batch, &mut self.bytes)
+    }
+
+    fn open(&mut self, file: &FileRef) -> Result<std::fs::File> {
+        let root = &self.roots[file.tree].root;
+        let Some(holder) = parent(&file.path) else {
+            return Ok(root.open_seen_file(OsStr::from_bytes(&file.path))?);
+        };
+        let name = OsStr::from_bytes(&file.path[holder.len() + 1..]);
+        if let Some((tree, path, dir)) = &self.dir
+            && *tree == file.tree
+            && path == holder
+        {
+            return Ok(dir.open_seen_file(name)?);
+        }
+        let dir = root.open_dir_nofollow(OsStr::from_bytes(holder))?;
+        let opened = dir.open_seen_file(name)?;
+        self.dir = Some((file.tree, holder.to_vec(), dir));
+        Ok(opened)
+    }
+
+    /// Sends exactly as many bytes as were announced: what a growing file gained since is not part of the list.
+    fn read(&mut self, id: u32, file: &FileRef) -> Result<()> {
+        let mut input = self.open(file)?.take(file.size);
+        let by_size = self.shared.form.ends_by_size();
+        let chunk = if by_size { LARGE_CHUNK } else { CHUNK };
+        let mut left = file.size;
+        while left > 0 {
+            let mut data = vec![0; left.min(chunk as u64) as usize];
+            let len = fill(&mut input, &mut data).map_err(|err| SessionError::io(shown(&file.path), err))?;
+            if len == 0 {
+                let received = file.size - left;
+                return Err(SessionError::Short { path: shown(&file.path), announced: file.size, received });
+            }
+            data.truncate(len);
+            left -= len as u64;
+            self.bytes += len;
+            self.batch.push(packet(PacketType::PacketData, id, data.into()));
+            if self.bytes >= BATCH_BYTES {
+                self.flush()?;
+            }
+        }
+        self.shared.counter.add_file();
+        if !by_size || file.size == 0 {
+            self.batch.push(packet(PacketType::PacketData, id, Bytes::new()));
+        }
+        Ok(())
+    }
 }
 
 /// Reads until `buf` is full or the file ends.

@@ -1,5 +1,6 @@
 //! Sender and receiver against each other, and a receiver against hostile senders.
 
+mod forms;
 mod hostile;
 mod machine;
 mod round_trip;
@@ -13,9 +14,11 @@ use rbuild_sys::Root;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 
-use super::receive::{Say, run};
+use super::receive::{Say, run, run_as};
 use super::send::{SendOptions, SenderCall, batches, serve_sender};
-use super::{ExportRoot, FileSyncRequest, Owner, Packet, ReceiveOptions, RecordHasher, Stat, TreeIndex};
+use super::{
+    ExportRoot, FileSyncRequest, Form, Owner, Packet, ReceiveOptions, RecordHasher, Stat, TreeIndex, opened,
+};
 use crate::{Result, mode};
 
 /// A header that says all that matters, like the real one.
@@ -35,6 +38,9 @@ fn digest(stat: &Stat, content: &[u8]) -> rbuild_digest::Digest {
     hasher.finish()
 }
 
+/// Both ways for packets to travel, the second with and without compression.
+const FORMS: [Form; 3] = [Form::Single, Form::Batched { compress: false }, Form::Batched { compress: true }];
+
 /// A context transfer in memory: what a client would send of `from` into `to`.
 async fn sync(
     from: &Path,
@@ -43,16 +49,43 @@ async fn sync(
     filter: FileSyncRequest,
     options: &ReceiveOptions,
 ) -> Result<TreeIndex> {
-    let (say, said) = mpsc::unbounded_channel();
-    let (out, batched) = batches();
+    sync_as(Form::Single, from, to, prev, filter, options).await
+}
+
+async fn sync_as(
+    form: Form,
+    from: &Path,
+    to: &Path,
+    prev: Option<&TreeIndex>,
+    filter: FileSyncRequest,
+    options: &ReceiveOptions,
+) -> Result<TreeIndex> {
     let root = Root::open(from)?;
     let sending = SendOptions { owner: Owner::Set(0, 0), ..SendOptions::default() };
-    let call = SenderCall { roots: vec![ExportRoot { directory: None, root }], filter, options: sending };
+    let roots = vec![ExportRoot { directory: None, root }];
+    let call = SenderCall { roots, filter, options: sending, form };
+    carry(call, to, prev, Some(Arc::new(TestHasher)), options).await
+}
+
+/// A sender and a receiver, and the way between them.
+async fn carry(
+    call: SenderCall,
+    to: &Path,
+    prev: Option<&TreeIndex>,
+    hasher: Option<Arc<dyn RecordHasher>>,
+    options: &ReceiveOptions,
+) -> Result<TreeIndex> {
+    let (say, said) = mpsc::unbounded_channel();
+    let (out, batched) = batches();
+    let form = call.form;
     let requests = UnboundedReceiverStream::new(said).map(|say: Say| Ok(say.into_packet()));
     let sender = serve_sender(requests, out, call);
-    let packets =
-        ReceiverStream::new(batched).flat_map(|batch| futures::stream::iter(batch.unwrap()).map(Ok));
-    let receiver = run(packets, say, Root::open(to)?, prev, Some(Arc::new(TestHasher)), options);
+    let on_the_wire = |batch: super::Batch| {
+        let bytes = prost::Message::encode_to_vec(&batch.unwrap());
+        Ok(<super::PacketBatch as prost::Message>::decode(bytes.as_slice()).unwrap())
+    };
+    let packets = opened(ReceiverStream::new(batched).map(on_the_wire));
+    let receiver = run_as(form, packets, say, Root::open(to)?, prev, hasher, options);
     let (sent, received) = tokio::join!(sender, receiver);
     let index = received?;
     sent?;
@@ -65,9 +98,14 @@ async fn sync_all(from: &Path, to: &Path, prev: Option<&TreeIndex>) -> Result<Tr
 
 /// A receiver that is fed these packets, one after the other; what it said is lost.
 async fn feed(packets: Vec<Packet>, to: &Path, prev: Option<&TreeIndex>) -> Result<TreeIndex> {
+    feed_as(Form::Single, packets, to, prev).await
+}
+
+async fn feed_as(form: Form, packets: Vec<Packet>, to: &Path, prev: Option<&TreeIndex>) -> Result<TreeIndex> {
     let (say, _said) = mpsc::unbounded_channel();
     let packets = futures::stream::iter(packets.into_iter().map(Ok));
-    run(packets, say, Root::open(to)?, prev, Some(Arc::new(TestHasher)), &ReceiveOptions::default()).await
+    let (root, hasher) = (Root::open(to)?, Some(Arc::new(TestHasher) as Arc<dyn RecordHasher>));
+    run_as(form, packets, say, root, prev, hasher, &ReceiveOptions::default()).await
 }
 
 fn packet(kind: i32, id: u32, data: &[u8], stat: Option<Stat>) -> Packet {

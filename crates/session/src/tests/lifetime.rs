@@ -100,7 +100,7 @@ async fn garbage_on_the_stream_ends_the_session() {
         health_timeout: Some(Duration::from_secs(1)),
         ..Registration::default()
     };
-    let garbage = futures::stream::iter([Ok(BytesMessage { data: vec![0xff; 100_000] })]);
+    let garbage = futures::stream::iter([Ok(BytesMessage { data: vec![0xff; 100_000].into() })]);
     let mut bytes = manager.accept(registration, garbage.chain(futures::stream::pending())).unwrap();
     let end = async { while bytes.next().await.is_some() {} };
     tokio::time::timeout(SOON, end).await.unwrap();

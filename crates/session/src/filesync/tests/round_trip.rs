@@ -6,7 +6,7 @@ use super::*;
 use crate::filesync::{TransferCounter, shown};
 
 /// Everything that is to arrive, as text.
-fn describe(root: &Path) -> Vec<String> {
+pub(super) fn describe(root: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     let mut queue = vec![root.to_path_buf()];
     while let Some(dir) = queue.pop() {
@@ -36,7 +36,7 @@ fn describe(root: &Path) -> Vec<String> {
     lines
 }
 
-fn sample(root: &Path) {
+pub(super) fn sample(root: &Path) {
     let at = |path: &str| root.join(path);
     fs::create_dir_all(at("a/deep/er")).unwrap();
     fs::create_dir(at("a.b")).unwrap();
@@ -201,18 +201,8 @@ async fn roots_with_names_appear_below_directories() {
         |name: &str, dir: &Path| ExportRoot { directory: Some(name.into()), root: Root::open(dir).unwrap() };
     let roots = vec![root("linux_arm64", two.path()), root("linux_amd64", one.path())];
     let options = SendOptions { set_mtime_ns: Some(5_000_000_000), ..SendOptions::default() };
-    let (say, said) = mpsc::unbounded_channel();
-    let (out, batched) = batches();
-    let requests = UnboundedReceiverStream::new(said).map(|say: Say| Ok(say.into_packet()));
-    let sender =
-        serve_sender(requests, out, SenderCall { roots, filter: FileSyncRequest::default(), options });
-    let packets =
-        ReceiverStream::new(batched).flat_map(|batch| futures::stream::iter(batch.unwrap()).map(Ok));
-    let options = ReceiveOptions::default();
-    let receiver = run(packets, say, Root::open(to.path()).unwrap(), None, None, &options);
-    let (sent, received) = tokio::join!(sender, receiver);
-    sent.unwrap();
-    received.unwrap();
+    let call = SenderCall { roots, filter: FileSyncRequest::default(), options, form: Form::Single };
+    carry(call, to.path(), None, None, &ReceiveOptions::default()).await.unwrap();
     assert_eq!(fs::read_to_string(to.path().join("linux_amd64/f")).unwrap(), "1");
     assert_eq!(fs::read_to_string(to.path().join("linux_arm64/f")).unwrap(), "2");
     let meta = fs::metadata(to.path().join("linux_arm64")).unwrap();
