@@ -100,3 +100,42 @@ fn what_was_built_stays_as_it_was_when_the_context_changes() {
     }
     assert!(first.read("etc/passwd").contains("root"));
 }
+
+#[test]
+fn a_single_file_stays_as_it_was_built_when_the_context_changes() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write(
+        "Dockerfile",
+        "FROM busybox\nCOPY f /new/dir/f\nCOPY f /etc/group\nRUN echo more >> /new/dir/f\n",
+    );
+    space.write("f", "first\n");
+    daemon.build(space.path(), &["-t", "single:first"]).success();
+    space.write("f", "second\n");
+    let (_, second) = daemon.build_to_dir(space.path(), &[]);
+    space.write("Dockerfile", "FROM single:first\n");
+    let (_, first) = daemon.build_to_dir(space.path(), &[]);
+    for (out, text) in [(&first, "first\n"), (&second, "second\n")] {
+        assert_eq!(out.read("new/dir/f"), format!("{text}more\n"));
+        assert_eq!(out.read("etc/group"), text);
+    }
+}
+
+#[test]
+fn a_transfer_is_told_with_its_size_and_its_end() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write("Dockerfile", "FROM scratch\nCOPY src /\n");
+    for i in 0..300 {
+        space.write(&format!("src/{i}"), vec![b'x'; 5_000]);
+    }
+    let built = daemon.build(space.path(), &["-o", "type=cacheonly"]).success();
+    let lines = built.step("[internal] load build context");
+    let last = lines.iter().rfind(|line| line.contains("transferring context:")).cloned().unwrap_or_default();
+    let told = last.split("transferring context: ").nth(1).unwrap_or_default();
+    let words: Vec<&str> = told.split(' ').collect();
+    // The files and, on top, the list of their names.
+    let size = words[0].strip_suffix("MB").and_then(|size| size.parse::<f64>().ok());
+    assert!(size.is_some_and(|size| (1.5..1.6).contains(&size)), "{last}");
+    assert_eq!(words.last(), Some(&"done"), "{last}");
+}
