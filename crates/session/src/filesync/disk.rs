@@ -18,7 +18,7 @@ use super::writer::{Digests, Job, Writer};
 use crate::{Result, SessionError};
 
 /// Orders that may wait for one thread. With the largest packet this bounds memory at 32 MiB a thread for a hostile
-/// sender and 4 MiB for an honest one; fewer would let the disk idle between packets.
+/// sender and 4 MiB (8 MiB in batches) for an honest one; fewer would let the disk idle between packets.
 const JOBS_IN_FLIGHT: usize = 128;
 /// File systems hand out inodes in parallel only so far.
 const MAX_FILE_THREADS: usize = 4;

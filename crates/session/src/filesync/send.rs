@@ -25,8 +25,8 @@ use crate::{Result, SessionError};
 
 /// Bytes in one DATA packet: what the peer's sender uses, and its receiver expects.
 const CHUNK: usize = 32 * 1024;
-/// The same in batches: few enough calls for each that their cost vanishes.
-const LARGE_CHUNK: usize = 256 * 1024;
+/// The same in batches. Larger ones save nothing more, and a receiver may have a hundred waiting for each of its threads.
+const LARGE_CHUNK: usize = 64 * 1024;
 /// Small files that a reader takes at a time: neighbours, which share a directory…
 const READ_FILES: usize = 16;
 /// …and this many bytes of them, so that large ones are shared out.
