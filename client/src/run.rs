@@ -160,6 +160,17 @@ fn session(offer: &Offer, is_far: bool) -> Result<ClientSession, CommandError> {
     Ok(builder.build())
 }
 
+/// An archive on a terminal helps nobody.
+fn refuse_terminal(outputs: &[Output]) -> Result<(), CommandError> {
+    for output in outputs {
+        if output.destination == Destination::Stdout && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+            return Err(CommandError::usage("the output is an archive: refusing to write it to a terminal")
+                .hint("redirect standard output, or name a file with dest="));
+        }
+    }
+    Ok(())
+}
+
 /// Builds. Ctrl-C cancels the build at the daemon and waits a moment for its clean-up; a second one leaves at once.
 pub(crate) async fn run(
     connected: &Connection,
@@ -168,12 +179,7 @@ pub(crate) async fn run(
     mut request: SolveRequest,
 ) -> Result<Finished, CommandError> {
     let channel = &connected.channel;
-    for output in &offer.outputs {
-        if output.destination == Destination::Stdout && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-            return Err(CommandError::usage("the output is an archive: refusing to write it to a terminal")
-                .hint("redirect standard output, or name a file with dest="));
-        }
-    }
+    refuse_terminal(&offer.outputs)?;
     let session = session(offer, connected.is_far)?;
     request.r#ref = random_id();
     request.session = session.id().to_owned();
