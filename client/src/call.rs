@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::Value;
 
 use crate::cli::BuildArgs;
-use crate::errors::{CommandError, Excerpt};
+use crate::errors::{CommandError, framed};
 use crate::ui;
 
 /// A question to the frontend.
@@ -163,7 +163,7 @@ impl<'a> Findings<'a> {
     }
 
     fn excerpt(&self, location: &Value) -> Option<String> {
-        Excerpt { name: &self.name, text: &self.text, marked: &Excerpt::marked(&location["ranges"]) }.render()
+        framed(&self.name, &self.text, &location["ranges"])
     }
 }
 
@@ -202,6 +202,6 @@ mod tests {
             \nWARNING: A - http://a\na\ndir/Dockerfile:1\n--------------------\n   1 | >>> FROM a\n   2 |     RUN b\n   3 |     \n--------------------\n\
             \nWARNING: B\nb\ndir/Dockerfile:2\n--------------------\n   1 |     FROM a\n   2 | >>> RUN b\n   3 |     \n--------------------\n";
         assert_eq!(text, expected);
-        assert_eq!(error.unwrap().render(), "ERROR: broken\n");
+        assert_eq!(error.unwrap().render(), "error: broken\n");
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use rbuild_frontend::Fault;
 use tokio::io::{AsyncRead, AsyncWrite, Join, join};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -11,7 +12,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use crate::cli::ConnectionArgs;
 use crate::daemonless::PrivateDaemon;
-use crate::errors::{CommandError, with_causes};
+use crate::errors::{CommandError, os_text, with_causes};
 
 /// The default windows of 64 KiB would cap a stream far below what a local socket can carry.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -55,6 +56,7 @@ pub(crate) async fn connect(args: &ConnectionArgs, daemonless: bool) -> Result<C
     }
     if !daemonless {
         return Err(CommandError::new(format!("no daemon listens on {}", DEFAULT_SOCKETS.join(" or ")))
+            .fault(Fault::NoDaemon)
             .hint("start rbuildd, or name its address with --addr or RBUILD_HOST"));
     }
     let daemon = PrivateDaemon::start().await?;
@@ -87,8 +89,12 @@ async fn dial(address: &str, args: &ConnectionArgs) -> Result<Channel, CommandEr
         }
     };
     match dialled {
-        Ok(result) => result.map_err(|error| error.context(format!("connecting to {address}"))),
-        Err(_) => Err(CommandError::new(format!("connecting to {address}: no answer within {limit:?}"))),
+        Ok(result) => {
+            result.map_err(|error| error.fault(Fault::Connection).context(format!("connecting to {address}")))
+        }
+        Err(_) => Err(CommandError::new(format!("connecting to {address}: no answer within {limit:?}"))
+            .fault(Fault::Connection)
+            .hint("is that the address of a daemon? --timeout waits longer")),
     }
 }
 
@@ -120,9 +126,14 @@ async fn dial_unix(path: &Path) -> Result<Channel, CommandError> {
     if let Err(error) = UnixStream::connect(path).await {
         let hint = match error.kind() {
             std::io::ErrorKind::PermissionDenied => "are you in the group that owns the socket?",
-            _ => "is the daemon running?",
+            std::io::ErrorKind::NotFound => "is rbuildd running, and is that its --addr?",
+            _ => "is rbuildd running? the socket is one that nobody serves",
         };
-        return Err(CommandError::new(error.to_string()).hint(hint));
+        let fault = match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => Fault::NoDaemon,
+            _ => Fault::Connection,
+        };
+        return Err(CommandError::new(os_text(&error)).fault(fault).hint(hint));
     }
     let path = path.to_owned();
     over(move || UnixStream::connect(path.clone())).await
@@ -135,8 +146,12 @@ async fn dial_tcp(host: &str, args: &ConnectionArgs) -> Result<Channel, CommandE
     let endpoint = endpoint(&format!("https://{host}"))?;
     let endpoint = endpoint.tls_config(tls).map_err(transport_error)?;
     endpoint.connect().await.map_err(|error| {
-        transport_error(error)
-            .hint("a daemon with mutual TLS wants --tlscert and --tlskey signed by its authority")
+        let error = transport_error(error);
+        match error.says("certificate") {
+            true => error.fault(Fault::DaemonTls),
+            false => error,
+        }
+        .hint("a daemon with mutual TLS wants --tlscert and --tlskey signed by its authority, and is known by --tlscacert")
     })
 }
 
@@ -149,7 +164,9 @@ fn tls_config(host: &str, args: &ConnectionArgs) -> Result<Option<ClientTlsConfi
         return Ok(None);
     }
     let read = |path: &PathBuf| {
-        std::fs::read(path).map_err(|error| CommandError::new(format!("{}: {error}", path.display())))
+        std::fs::read(path).map_err(|error| {
+            CommandError::new(format!("{}: {}", path.display(), os_text(&error))).fault(Fault::DaemonTls)
+        })
     };
     let plain_host = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
     let name = args.tlsservername.clone().unwrap_or_else(|| plain_host.to_owned());
@@ -284,11 +301,15 @@ pub(crate) async fn dial_stdio(args: &ConnectionArgs) -> Result<(), CommandError
             return Ok(());
         }
     }
-    Err(CommandError::new("no daemon listens on this machine"))
+    Err(CommandError::new("no daemon listens on this machine").fault(Fault::NoDaemon))
 }
 
 fn transport_error(error: tonic::transport::Error) -> CommandError {
-    CommandError::new(with_causes(&error.to_string(), std::error::Error::source(&error)))
+    let error = CommandError::new(with_causes(&error.to_string(), std::error::Error::source(&error)));
+    match error.says("Connection refused") {
+        true => error.hint("nothing listens there"),
+        false => error,
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Cursor, Read, Write as _};
 use std::path::{Path, PathBuf};
 
+use rbuild_frontend::Fault;
 use rbuild_session::client::{ContentStores, Uploads};
 
 use crate::cli::BuildArgs;
@@ -119,10 +120,10 @@ impl Context {
     fn directory(args: &BuildArgs, stdin_file: bool) -> Result<Self, CommandError> {
         let dir = PathBuf::from(&args.context);
         if !dir.is_dir() {
-            return Err(CommandError::new(format!(
-                "unable to prepare context: {} is not a directory",
-                args.context
-            )));
+            let what = if dir.exists() { "is not a directory" } else { "does not exist" };
+            return Err(CommandError::new(format!("unable to prepare context: {} {what}", args.context))
+                .fault(Fault::Context)
+                .hint("the last argument names the directory of the build context, for instance `.`"));
         }
         let mut context = Self { shared_key: run::shared_key(&dir), ..Self::default() };
         match &args.file {
@@ -163,7 +164,9 @@ impl Context {
             return Err(CommandError::new(format!(
                 "failed to read dockerfile: open {}: no such file or directory",
                 file.display()
-            )));
+            ))
+            .fault(Fault::NoDockerfile)
+            .hint("--file is relative to the current directory, not to the context"));
         }
         self.put("filename", name);
         self.share("dockerfile", dir);

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rbuild_frontend::Fault;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 
-use crate::errors::CommandError;
+use crate::errors::{CommandError, os_text};
 use crate::ui;
 
 /// A daemon that opens a large state directory still answers well within this.
@@ -32,7 +33,9 @@ impl PrivateDaemon {
         let dir = std::env::temp_dir().join(format!("rbuild-{}", rbuild_digest::random_id()));
         let mut builder = std::fs::DirBuilder::new();
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        builder.create(&dir).map_err(|error| CommandError::new(format!("{}: {error}", dir.display())))?;
+        builder.create(&dir).map_err(|error| {
+            CommandError::new(format!("{}: {}", dir.display(), os_text(&error))).fault(Fault::LocalFile)
+        })?;
         let socket = dir.join("rbuildd.sock");
         ui::note(&format!(
             "no daemon found: starting a private rbuildd with its state in {}",
@@ -47,7 +50,8 @@ impl PrivateDaemon {
         command.process_group(0).kill_on_drop(true);
         command.arg("--until-stdin-closes").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().map_err(|error| {
-            CommandError::new(format!("starting rbuildd: {error}"))
+            CommandError::new(format!("starting rbuildd: {}", os_text(&error)))
+                .fault(Fault::PrivateDaemon)
                 .hint("is rbuildd installed beside rbuildctl or in PATH?")
         })?;
         let mut daemon = Self { child, socket, dir };
@@ -63,6 +67,7 @@ impl PrivateDaemon {
                 let log = std::fs::read_to_string(log).unwrap_or_default();
                 let last = log.lines().next_back().unwrap_or("it said nothing");
                 return Err(CommandError::new(format!("the private rbuildd does not start: {last}"))
+                    .fault(Fault::PrivateDaemon)
                     .hint("builds need root: use sudo, or name a running daemon with --addr"));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -109,7 +114,12 @@ fn state_dir() -> Result<PathBuf, CommandError> {
         Some(dir) => PathBuf::from(dir),
         None => match std::env::var_os("HOME").filter(|dir| !dir.is_empty()) {
             Some(home) => Path::new(&home).join(".local/state"),
-            None => return Err(CommandError::new("neither HOME nor XDG_STATE_HOME is set")),
+            None => {
+                let error =
+                    CommandError::new("neither HOME nor XDG_STATE_HOME is set").fault(Fault::PrivateDaemon);
+                return Err(error
+                    .hint("a private daemon keeps its cache there: set one, or name a daemon with --addr"));
+            }
         },
     };
     Ok(base.join("rbuild"))

@@ -8,6 +8,7 @@ use rbuild_api::moby::buildkit::v1::control_client::ControlClient;
 use rbuild_api::moby::buildkit::v1::types::WorkerRecord;
 use rbuild_api::moby::buildkit::v1::{InfoRequest, ListWorkersRequest};
 use rbuild_llb::{Definition, definition_to_dot, definition_to_json_lines};
+use rbuild_progress::render::bytes;
 
 use crate::cli::{ConnectionArgs, DebugCommand};
 use crate::errors::CommandError;
@@ -78,7 +79,7 @@ fn show_workers(workers: &[WorkerRecord], verbose: bool) {
                 ("Min Free Space", policy.min_free_space),
             ] {
                 if size > 0 {
-                    ui::print(&format!("\t{name}:\t{}", ui::size(size)));
+                    ui::print(&format!("\t{name}:\t{}", bytes(size)));
                 }
             }
         }

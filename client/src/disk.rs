@@ -4,6 +4,7 @@ use rbuild_api::moby::buildkit::v1::control_client::ControlClient;
 use rbuild_api::moby::buildkit::v1::{DiskUsageRequest, PruneRequest, UsageRecord};
 use rbuild_api::rbuild::v1::images_client::ImagesClient;
 use rbuild_api::rbuild::v1::{Image, ListImagesRequest, RemoveImageRequest};
+use rbuild_progress::render::bytes;
 use tonic::transport::Channel;
 
 use crate::cli::{DuArgs, ImagesArgs, PruneArgs};
@@ -26,8 +27,8 @@ pub(crate) async fn du(channel: Channel, args: &DuArgs) -> Result<(), CommandErr
         records.iter().filter(|record| keep(record)).map(|record| record.size).sum()
     };
     ui::table(&[
-        vec!["Reclaimable:".into(), ui::size(total(&|record| !record.in_use))],
-        vec!["Total:".into(), ui::size(total(&|_| true))],
+        vec!["Reclaimable:".into(), bytes(total(&|record| !record.in_use))],
+        vec!["Total:".into(), bytes(total(&|_| true))],
     ]);
     Ok(())
 }
@@ -64,7 +65,7 @@ pub(crate) async fn prune(channel: Channel, args: &PruneArgs) -> Result<(), Comm
         removed.push(record);
     }
     show(&removed, args.verbose);
-    ui::print(&format!("Total:  {}", ui::size(removed.iter().map(|record| record.size).sum())));
+    ui::print(&format!("Total:  {}", bytes(removed.iter().map(|record| record.size).sum())));
     Ok(())
 }
 
@@ -88,7 +89,7 @@ fn show(records: &[UsageRecord], verbose: bool) {
         rows.push(vec![
             format!("{}{mark}", record.id),
             (!record.in_use).to_string(),
-            ui::size(record.size),
+            bytes(record.size),
             record.last_used_at.map_or_else(|| "-".into(), |time| time.to_string()),
         ]);
     }
@@ -147,7 +148,7 @@ pub(crate) async fn images(channel: Channel, args: &ImagesArgs) -> Result<(), Co
         rows.extend(images.iter().map(|image| {
             let created = image.created_at.map_or_else(|| "-".into(), |time| time.to_string());
             let digest = image.digest.get(..19).unwrap_or(&image.digest).to_owned();
-            vec![image.name.clone(), digest, ui::size(image.size), created]
+            vec![image.name.clone(), digest, bytes(image.size), created]
         }));
         ui::table(&rows);
     }

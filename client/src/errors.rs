@@ -1,30 +1,39 @@
-//! How a failure reads: one place for the text, the excerpt and the hint.
+//! How a failure reads: one place for the text, the excerpt and the hints.
 
 use std::fmt::Write as _;
 
 use prost::Message as _;
 use rbuild_api::google::rpc::Status as RpcStatus;
+use rbuild_frontend::Fault;
+use rbuild_progress::render::{Look, Mark, excerpt};
+use serde_json::Value;
 
-/// A command that failed. `message` stands alone; `excerpt` and `hint` help.
+/// A command that failed. `message` stands alone; the rest helps.
 #[derive(Debug)]
 pub(crate) struct CommandError {
     message: String,
+    /// The name of a known failure, as `docs/errors.md` lists it; a later daemon may know more than we do.
+    code: Option<String>,
     excerpt: Option<String>,
-    hint: Option<String>,
-    /// Shown by the progress display already, so only the excerpt and the last line are printed.
-    usage: bool,
+    hints: Vec<String>,
     /// What was printed says it all.
     told: bool,
 }
 
 impl CommandError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), excerpt: None, hint: None, usage: false, told: false }
+        Self { message: message.into(), code: None, excerpt: None, hints: Vec::new(), told: false }
     }
 
     /// The command line is wrong.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { usage: true, ..Self::new(message) }
+        Self::new(message).fault(Fault::Usage)
+    }
+
+    /// Says which of the known failures it is, unless that is known.
+    pub(crate) fn fault(mut self, fault: Fault) -> Self {
+        self.code.get_or_insert_with(|| fault.code().to_owned());
+        self
     }
 
     /// A failure that is told already: only the exit status is left.
@@ -37,7 +46,7 @@ impl CommandError {
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hints.push(hint.into());
         self
     }
 
@@ -46,9 +55,14 @@ impl CommandError {
         self
     }
 
+    /// Whether the message has these words.
+    pub(crate) fn says(&self, words: &str) -> bool {
+        self.message.contains(words)
+    }
+
     /// 2 for a wrong command line, 1 for everything else.
     pub(crate) fn exit_code(&self) -> u8 {
-        if self.usage { 2 } else { 1 }
+        if self.code.as_deref() == Some(Fault::Usage.code()) { 2 } else { 1 }
     }
 
     /// A failed call of the daemon.
@@ -59,36 +73,52 @@ impl CommandError {
         }
         // A transport that broke has a cause; what the daemon answered has none.
         if let Some(cause) = std::error::Error::source(status) {
-            error.message = with_causes(status.message(), Some(cause));
-            error.hint =
-                Some("is the daemon still running? over tcp, does it want (other) certificates?".into());
+            return Self::new(with_causes(status.message(), Some(cause)))
+                .fault(Fault::Connection)
+                .hint("is the daemon still running? over tcp, does it want (other) certificates?");
         }
         if let Ok(rpc) = RpcStatus::decode(status.details()) {
-            error.excerpt = rpc.details.iter().find_map(|any| match any.type_url.as_str() {
-                "github.com/moby/buildkit/errdefs.Source+json" => excerpt_of(&any.value),
-                _ => None,
-            });
+            for any in &rpc.details {
+                error.take_detail(&any.type_url, &any.value);
+            }
         }
         error
     }
 
+    fn take_detail(&mut self, type_url: &str, value: &[u8]) {
+        let Ok(json) = serde_json::from_slice::<Value>(value) else { return };
+        let text = |name: &str| json.get(name).and_then(Value::as_str).map(str::to_owned);
+        match type_url {
+            "github.com/moby/buildkit/errdefs.Source+json" if self.excerpt.is_none() => {
+                self.excerpt = excerpt_of(&json);
+            }
+            "rbuild/errors.Fault+json" => self.code = text("code"),
+            "rbuild/errors.Hint+json" => self.hints.extend(text("text")),
+            _ => {}
+        }
+    }
+
     /// The whole text, ready for standard error.
     pub(crate) fn render(&self) -> String {
-        let mut text = String::new();
         if self.told {
-            return text;
+            return String::new();
         }
+        let code = self.code.as_ref().map_or_else(String::new, |code| format!("[{}]", printable(code)));
+        let mut text = format!("error{code}: {}\n", printable(&self.message));
         if let Some(excerpt) = &self.excerpt {
             text.push_str(excerpt);
         }
-        let kind = if self.usage { "error" } else { "ERROR" };
-        // Writing to a string cannot fail.
-        let _ok = writeln!(text, "{kind}: {}", self.message).is_ok();
-        if let Some(hint) = &self.hint {
-            let _ok = writeln!(text, "hint: {hint}").is_ok();
+        for hint in &self.hints {
+            // Writing to a string cannot fail.
+            let _ok = writeln!(text, "hint: {}", printable(hint)).is_ok();
         }
         text
     }
+}
+
+/// A daemon passes on what registries and frontends say: nothing that a terminal acts on gets through.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
 /// The whole chain of causes: the outermost text of a transport error says nothing.
@@ -104,9 +134,18 @@ pub(crate) fn with_causes(text: &str, mut cause: Option<&(dyn std::error::Error 
     text
 }
 
+/// An error of the system in its own words, without its number.
+pub(crate) fn os_text(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((text, _)) => text.to_lowercase(),
+        None => text,
+    }
+}
+
 impl From<std::io::Error> for CommandError {
     fn from(error: std::io::Error) -> Self {
-        Self::new(error.to_string())
+        Self::new(os_text(&error)).fault(Fault::LocalFile)
     }
 }
 
@@ -116,81 +155,83 @@ impl From<tonic::Status> for CommandError {
     }
 }
 
-/// Lines around the failing instruction, the instruction itself marked, in the look of upstream's clients.
-fn excerpt_of(json: &[u8]) -> Option<String> {
+/// Lines around the failing instruction, the instruction itself marked.
+fn excerpt_of(json: &Value) -> Option<String> {
     use base64::Engine as _;
-    let value: serde_json::Value = serde_json::from_slice(json).ok()?;
-    let info = value.get("info")?;
+    let info = json.get("info")?;
     let data = base64::engine::general_purpose::STANDARD.decode(info.get("data")?.as_str()?).ok()?;
-    let name = info.get("filename").and_then(|name| name.as_str()).unwrap_or("Dockerfile");
-    let marked = Excerpt::marked(value.get("ranges")?);
-    Excerpt { name, text: &String::from_utf8_lossy(&data), marked: &marked }.render()
+    let name = info.get("filename").and_then(Value::as_str).unwrap_or("Dockerfile");
+    excerpt(name, &String::from_utf8_lossy(&data), &marks(json.get("ranges")?), Look::Pointed)
 }
 
-/// Lines of a file around those that something is about.
-#[derive(Debug)]
-pub(crate) struct Excerpt<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) text: &'a str,
-    /// Ranges of lines from 1, both ends included.
-    pub(crate) marked: &'a [(usize, usize)],
+/// The lines that a finding is about, as upstream's clients print them.
+pub(crate) fn framed(name: &str, text: &str, ranges: &Value) -> Option<String> {
+    excerpt(name, text, &marks(ranges), Look::Framed)
 }
 
-impl Excerpt<'_> {
-    /// Ranges as JSON has them.
-    pub(crate) fn marked(ranges: &serde_json::Value) -> Vec<(usize, usize)> {
-        let line = |range: &serde_json::Value, end: &str| {
-            range.get(end)?.get("line")?.as_i64().and_then(|line| usize::try_from(line).ok())
-        };
-        let marked = ranges.as_array().into_iter().flatten().filter_map(|range| {
-            let start = line(range, "start")?;
-            Some((start, line(range, "end").unwrap_or(start).max(start)))
-        });
-        marked.collect()
-    }
-
-    /// The lines, those that are marked with an arrow; nothing if none is.
-    pub(crate) fn render(&self) -> Option<String> {
-        const RULE: &str = "--------------------";
-        let first = self.marked.iter().map(|(start, _)| *start).min()?;
-        let last = self.marked.iter().map(|(_, end)| *end).max()?;
-        // Enough to see the instruction's surroundings; a long one shows itself.
-        let around = if first == last { 2 } else { 1 };
-        let from = first.saturating_sub(around).max(1);
-        let mut out = format!("{}:{first}\n{RULE}\n", self.name);
-        let lines = self.text.split('\n').enumerate();
-        for (index, line) in lines.skip(from - 1).take(last.saturating_add(around + 1) - from) {
-            let number = index + 1;
-            let hit = self.marked.iter().any(|(start, end)| (*start..=*end).contains(&number));
-            let mark = if hit { ">>>" } else { "   " };
-            let shown = crate::ui::plain(line);
-            let _ok = writeln!(out, " {number:>3} | {mark} {shown}").is_ok();
-        }
-        out.push_str(RULE);
-        out.push('\n');
-        Some(out)
-    }
+/// Ranges as JSON has them.
+fn marks(ranges: &Value) -> Vec<Mark> {
+    let number = |range: &Value, end: &str, of: &str| range.get(end)?.get(of)?.as_i64();
+    let marks = ranges.as_array().into_iter().flatten().filter_map(|range| {
+        let first = number(range, "start", "line")?;
+        let columns = (number(range, "start", "character"), number(range, "end", "character"));
+        let columns = (columns.0.unwrap_or(0), columns.1.unwrap_or(0));
+        Mark::new(first, number(range, "end", "line").unwrap_or(first), columns)
+    });
+    marks.collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+
     use super::*;
 
+    fn any(type_url: &str, value: &Value) -> prost_types::Any {
+        prost_types::Any { type_url: type_url.into(), value: value.to_string().into_bytes() }
+    }
+
     #[test]
-    fn the_failing_line_is_marked_and_escapes_are_taken_out() {
-        let text = "FROM a\n\nRUN \u{1b}[31mx\nRUN y\nRUN z\n";
-        let text = Excerpt { name: "Dockerfile", text, marked: &[(3, 3)] }.render().unwrap();
+    fn an_error_of_the_daemon_has_code_excerpt_and_hint() {
+        let data =
+            base64::engine::general_purpose::STANDARD.encode("FROM a AS build\nCOPY --from=buidl /a /b\n");
+        let range =
+            serde_json::json!({"start": {"line": 2, "character": 12}, "end": {"line": 2, "character": 17}});
+        let source = serde_json::json!({"info": {"filename": "Dockerfile", "data": data}, "ranges": [range]});
+        let rpc = RpcStatus {
+            details: vec![
+                any("rbuild/errors.Fault+json", &serde_json::json!({"code": "D007"})),
+                any("github.com/moby/buildkit/errdefs.Source+json", &source),
+                any("rbuild/errors.Hint+json", &serde_json::json!({"text": "stage `build` is on line 1"})),
+                any("somebody/else+json", &serde_json::json!({})),
+            ],
+            ..RpcStatus::default()
+        };
+        let status = tonic::Status::with_details(
+            tonic::Code::Unknown,
+            "no stage is called `buidl`",
+            rpc.encode_to_vec().into(),
+        );
         assert_eq!(
-            text,
-            "Dockerfile:3\n--------------------\n   1 |     FROM a\n   2 |     \n   3 | >>> RUN [31mx\n   4 |     RUN y\n   5 |     RUN z\n--------------------\n"
+            CommandError::from_status(&status).render(),
+            "error[D007]: no stage is called `buidl`\n  --> Dockerfile:2:13\n   1 |     FROM a AS build\n   2 | >>> COPY \
+             --from=buidl /a /b\n     |                 ^^^^^\nhint: stage `build` is on line 1\n"
         );
     }
 
     #[test]
-    fn absurd_ranges_do_not_panic() {
-        for marked in [&[(0, 0)][..], &[(usize::MAX / 2, usize::MAX / 2)], &[]] {
-            let shown = Excerpt { name: "f", text: "a\n", marked }.render().unwrap_or_default();
-            assert!(shown.len() < 200);
-        }
+    fn what_a_terminal_acts_on_is_taken_out() {
+        let error = CommandError::new("a\u{1b}]0;x\u{7}b\nc").hint("\u{9b}31m");
+        assert_eq!(error.render(), "error: a]0;xb\nc\nhint: 31m\n");
+    }
+
+    #[test]
+    fn causes_that_say_the_same_are_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("{0}")]
+        struct Layer(&'static str, #[source] Option<Box<Layer>>);
+        let error =
+            Layer("connect", Some(Box::new(Layer("connect", Some(Box::new(Layer("refused", None)))))));
+        assert_eq!(with_causes("transport error", Some(&error)), "transport error: connect: refused");
     }
 }

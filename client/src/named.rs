@@ -49,7 +49,8 @@ pub(crate) fn add(text: &str, context: &mut Context) -> Result<(), CommandError>
             .hint("name a directory, docker-image://, oci-layout://, or the URL of a file or repository"));
     }
     if !Path::new(value).is_dir() {
-        return Err(CommandError::new(format!("--build-context {text}: {value} is not a directory")));
+        return Err(CommandError::new(format!("--build-context {text}: {value} is not a directory"))
+            .fault(rbuild_frontend::Fault::Context));
     }
     context.put(&key, &format!("local:{name}"));
     // The frontend asks for names of contexts with their default tag cut off.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rbuild_api::moby::buildkit::v1::control_client::ControlClient;
 use rbuild_api::moby::buildkit::v1::{Exporter, SolveRequest, SolveResponse, StatusRequest, StatusResponse};
 use rbuild_digest::random_id;
+use rbuild_frontend::Fault;
 use rbuild_progress::render::{Mode, RenderOptions, Renderer};
 use rbuild_session::client::{
     ClientSession, ContentStores, DockerAuth, DockerConfig, ExportDestination, ExportTargets, LocalDir,
@@ -19,7 +20,7 @@ use tonic::transport::Channel;
 
 use crate::cache::Caches;
 use crate::connect::Connection;
-use crate::errors::CommandError;
+use crate::errors::{CommandError, os_text};
 use crate::spec::{self, Destination, Output};
 use crate::{MAX_MESSAGE, signals, ui};
 
@@ -94,7 +95,7 @@ pub(crate) fn mode(text: &str) -> Result<Mode, CommandError> {
 }
 
 fn failed(error: rbuild_session::SessionError) -> CommandError {
-    CommandError::new(error.to_string())
+    CommandError::new(error.to_string()).fault(Fault::LocalFile)
 }
 
 fn session(offer: &Offer, is_far: bool) -> Result<ClientSession, CommandError> {
@@ -329,7 +330,9 @@ pub(crate) fn write_metadata(path: &Path, finished: &Finished) -> Result<(), Com
 
 /// Writes a small result file so that it is whole or not there.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
-    let failed = |error: std::io::Error| CommandError::new(format!("{}: {error}", path.display()));
+    let failed = |error: std::io::Error| {
+        CommandError::new(format!("{}: {}", path.display(), os_text(&error))).fault(Fault::LocalFile)
+    };
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".{}", random_id()));
     std::fs::write(&aside, bytes).map_err(failed)?;

@@ -49,7 +49,7 @@ fn check_of_a_broken_file_shows_the_line() {
     let space = space("FROM scratch\nFOO\n");
     let output = daemon.build(space.path(), &["--check"]).failure();
     assert_eq!(output.stdout, "");
-    output.has("ERROR: dockerfile parse error on line 2: unknown instruction: FOO").has("   2 | >>> FOO");
+    output.has("error: dockerfile parse error on line 2: unknown instruction: FOO").has("   2 | >>> FOO");
 }
 
 #[test]

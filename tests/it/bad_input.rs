@@ -86,7 +86,8 @@ fn a_registry_that_lies_about_a_layer() {
     }
     let space = TestSpace::new();
     space.write("Dockerfile", format!("FROM {}/lie:1\nRUN true\n", registry.host));
-    daemon.build(space.path(), &[]).failure().has("sha256:");
+    let output = daemon.build(space.path(), &[]).failure();
+    output.has("error[R008]").has("content of sha256:").has("digest is sha256:").has("expected sha256:");
     still_builds(&mut daemon);
 }
 

@@ -13,7 +13,7 @@ use rbuild_solver::Job;
 use rbuild_store::Ref;
 use rbuild_worker::{ImageRequest, LlbOp, ResolvedImage, Scope, Worker};
 
-use crate::error::{from_op, from_solve};
+use crate::error::{from_op, from_solve, located};
 use crate::events::SolverEvents;
 use crate::explain::Explainer;
 use crate::policy::SourcePolicy;
@@ -44,12 +44,14 @@ impl BuildContext {
             policy.check_graph(&graph).await?;
         }
         self.events.add_groups(&graph);
-        Worker::check(&graph, &self.scope.entitlements).map_err(|error| from_op(&error))?;
+        Worker::check(&graph, &self.scope.entitlements)
+            .map_err(|lacking| located(from_op(&lacking.1), &graph, &lacking.0))?;
         let (solvable, head) = self.worker.graph(&graph).map_err(|error| from_op(&error))?;
         let Some(head) = head else { return Ok(None) };
-        self.explainer.solves(Arc::new(graph));
+        let graph = Arc::new(graph);
+        self.explainer.solves(graph.clone());
         let solved = self.job.solve(&solvable, head).await;
-        solved.map(|solved| Some(solved.output)).map_err(|error| from_solve(&error, definition))
+        solved.map(|solved| Some(solved.output)).map_err(|error| from_solve(&error, &graph))
     }
 
     /// What the job knows of the graph of a definition that was solved to `output`: for the export of cache.

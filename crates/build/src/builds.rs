@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rbuild_frontend::{BuildError, ErrorCode};
+use rbuild_frontend::{BuildError, ErrorCode, Fault};
 use rbuild_progress::Progress;
 use tokio::sync::Notify;
 
@@ -44,7 +44,7 @@ impl Builds {
         let mut state = self.state.lock();
         if state.draining {
             let text = "rbuildd is shutting down and takes no new builds: try again in a moment or elsewhere";
-            return Err(BuildError::new(ErrorCode::Unavailable, text));
+            return Err(BuildError::new(ErrorCode::Unavailable, text).fault(Fault::Draining));
         }
         if state.builds.contains_key(id) {
             let text = format!("a build with the id `{id}` is running already");

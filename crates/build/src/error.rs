@@ -1,9 +1,14 @@
 //! How failures of the rooms below become what the user reads: classified once, here.
 
+use std::collections::BTreeSet;
+
+use rbuild_digest::Digest;
 use rbuild_frontend::{BuildError, Detail, ErrorCode};
-use rbuild_llb::Definition;
+use rbuild_llb::Graph;
 use rbuild_solver::SolveError;
 use rbuild_worker::{OpError, OpErrorKind};
+
+use crate::advice;
 
 /// The kind of an op's failure as the wire knows it.
 fn code_of(kind: OpErrorKind) -> ErrorCode {
@@ -26,27 +31,41 @@ pub(crate) fn from_op(error: &OpError) -> BuildError {
     if let Some(code) = error.exit_code() {
         built = built.with(Detail::Exit(code));
     }
-    built
+    advice::of_op(built, error)
 }
 
-/// A failed solve of `definition`: says which vertex, and where it was written.
-pub(crate) fn from_solve(error: &SolveError<OpError>, definition: &Definition) -> BuildError {
+/// A failed solve of `graph`: says which vertex, and where it was written.
+pub(crate) fn from_solve(error: &SolveError<OpError>, graph: &Graph) -> BuildError {
     match error {
         SolveError::Op { vertex, error } => {
-            let mut built = from_op(error).with(Detail::Vertex(vertex.digest));
-            for location in definition.locations(&vertex.digest) {
-                built = built.with(Detail::Source(location.clone()));
-            }
-            built
+            located(from_op(error).with(Detail::Vertex(vertex.digest)), graph, &vertex.digest)
         }
         SolveError::Cancelled => cancelled(),
         other => BuildError::new(ErrorCode::Internal, other.to_string()),
     }
 }
 
+/// Says where a vertex was written. Of one that stands nowhere itself, such as a download, where it is used first.
+pub(crate) fn located(built: BuildError, graph: &Graph, vertex: &Digest) -> BuildError {
+    let Some(failed) = graph.find(vertex) else { return built };
+    let mut users = BTreeSet::from([failed]);
+    let mut places = &graph.vertex(failed).locations;
+    for (id, user) in graph.iter() {
+        if !places.is_empty() {
+            break;
+        }
+        if user.inputs.iter().any(|input| users.contains(&input.vertex)) {
+            users.insert(id);
+            places = &user.locations;
+        }
+    }
+    places.iter().fold(built, |built, place| built.with(Detail::Source(place.clone())))
+}
+
 /// The error as a build's client is told it. What is wrong with the user's files, or with a peer, has no code of its
 /// own, as with upstream: clients put a code other than "unknown" before the text.
-pub(crate) fn told(mut error: BuildError) -> BuildError {
+pub(crate) fn told(error: BuildError) -> BuildError {
+    let mut error = advice::by_code(error);
     match error.code {
         ErrorCode::InvalidArgument
         | ErrorCode::NotFound

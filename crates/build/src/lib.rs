@@ -6,6 +6,7 @@
 //! `error.rs`. Cancel: the token given to [`Builder::build`]; steps are stopped and cleaned up before it returns.
 #![forbid(unsafe_code)]
 
+mod advice;
 mod bridge;
 mod builder;
 mod builds;

@@ -130,7 +130,7 @@ fn export_error(error: &ExportError) -> BuildError {
         ExportErrorKind::Peer => ErrorCode::Unavailable,
         ExportErrorKind::Other => ErrorCode::Unknown,
     };
-    BuildError::new(code, error.to_string())
+    crate::advice::of_export(BuildError::new(code, error.to_string()), error)
 }
 
 async fn solve(context: &Arc<BuildContext>, what: What) -> Result<FrontendResult, BuildError> {

@@ -13,7 +13,7 @@ pub enum ContentError {
         digest: Digest,
     },
     /// The bytes are not those that were announced. They have been thrown away.
-    #[error("content of {key}: digest is {found}, expected {expected}")]
+    #[error("content of {}: digest is {found}, expected {expected}", shown(.key))]
     DigestMismatch {
         /// Key of the ingest.
         key: String,
@@ -23,7 +23,7 @@ pub enum ContentError {
         expected: Digest,
     },
     /// The number of bytes is not the one that was announced.
-    #[error("content of {key} ({expected_digest}) is {found} bytes, expected {expected}")]
+    #[error("content of {} ({expected_digest}) is {found} bytes, expected {expected}", shown(.key))]
     SizeMismatch {
         /// Key of the ingest.
         key: String,
@@ -70,6 +70,11 @@ pub enum ContentError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// The key of an ingest as people know what it is about: that of a download is made of the blob's digest.
+fn shown(key: &str) -> &str {
+    key.strip_prefix(crate::fetch::KEY_PREFIX).unwrap_or(key)
 }
 
 impl ContentError {

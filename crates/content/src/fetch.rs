@@ -11,6 +11,8 @@ use crate::{ContentError, ContentStore, Ingest, Result};
 /// Chunks in flight between the source and the disk: enough to keep both busy, few enough to bound memory (chunks of
 /// our sources are at most 1 MiB).
 const CHUNKS_IN_FLIGHT: usize = 8;
+/// What keys of downloads begin with; the digest follows.
+pub(crate) const KEY_PREFIX: &str = "fetch-";
 
 impl ContentStore {
     /// Makes sure that the blob is here, taking it from `provider` if not, and going on where an earlier attempt
@@ -30,7 +32,7 @@ impl ContentStore {
             if store.has(&wanted.digest)? {
                 return Ok(None);
             }
-            store.ingest(&format!("fetch-{}", wanted.digest), Some(&wanted)).map(Some)
+            store.ingest(&format!("{KEY_PREFIX}{}", wanted.digest), Some(&wanted)).map(Some)
         });
         let Some(ingest) = begun.await? else {
             on_bytes(desc.size);

@@ -1,4 +1,4 @@
-use rbuild_frontend::{BuildError, Detail, ErrorCode};
+use rbuild_frontend::{BuildError, Detail, ErrorCode, Fault};
 use rbuild_llb::SourceLocation;
 
 use crate::source::{Lines, Source};
@@ -9,6 +9,10 @@ use crate::source::{Lines, Source};
 pub struct CompileError {
     message: String,
     lines: Option<Lines>,
+    /// The word of these lines that is wrong, as it is written.
+    word: Option<String>,
+    fault: Option<Fault>,
+    hints: Vec<String>,
     /// What the daemon said, when it is its error rather than the file's.
     cause: Option<Box<BuildError>>,
 }
@@ -16,17 +20,39 @@ pub struct CompileError {
 impl CompileError {
     /// An error of the whole file or request.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), lines: None, cause: None }
+        let message = message.into();
+        Self { message, lines: None, word: None, fault: None, hints: Vec::new(), cause: None }
     }
 
     /// An error of these lines.
     pub(crate) fn at(lines: Lines, message: impl Into<String>) -> Self {
-        Self { message: message.into(), lines: Some(lines), cause: None }
+        Self { lines: Some(lines), ..Self::new(message) }
     }
 
     /// An error in the syntax of an instruction; the text begins as tools expect it.
     pub(crate) fn syntax(lines: Lines, message: impl std::fmt::Display) -> Self {
         Self::at(lines, format!("{}{message}", syntax_prefix(lines)))
+    }
+
+    /// Says which of the known failures it is. Who knows first knows best: a later word is ignored.
+    #[must_use]
+    pub(crate) fn fault(mut self, fault: Fault) -> Self {
+        self.fault.get_or_insert(fault);
+        self
+    }
+
+    /// Says which word of the lines is wrong, as it is written there.
+    #[must_use]
+    pub(crate) fn word(mut self, word: impl Into<String>) -> Self {
+        self.word.get_or_insert(word.into());
+        self
+    }
+
+    /// Adds what can be done about it, in a sentence.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
     }
 
     /// Adds the lines if none are known yet.
@@ -49,20 +75,26 @@ impl CompileError {
         self.lines.map(|lines| (lines.first, lines.last))
     }
 
+    /// Which of the known failures it is.
+    pub fn known_fault(&self) -> Option<Fault> {
+        self.fault
+    }
+
     /// As an error of a build, pointing into `source`.
     pub(crate) fn into_build_error(self, source: &Source) -> BuildError {
-        let error = match self.cause {
+        let mut error = match self.cause {
             Some(cause) => BuildError { message: self.message, ..*cause },
             None => BuildError::new(ErrorCode::InvalidArgument, self.message),
         };
         let has_source = error.details.iter().any(|detail| matches!(detail, Detail::Source(_)));
-        match self.lines {
-            Some(lines) if !has_source => {
-                let location = SourceLocation { info: source.info.clone(), ranges: lines.ranges() };
-                error.with(Detail::Source(location))
-            }
-            _ => error,
+        if let (Some(lines), false) = (self.lines, has_source) {
+            let ranges = source.ranges(lines, self.word.as_deref());
+            error = error.with(Detail::Source(SourceLocation { info: source.info.clone(), ranges }));
         }
+        if let Some(fault) = self.fault {
+            error = error.fault(fault);
+        }
+        self.hints.into_iter().fold(error, BuildError::hint)
     }
 }
 
@@ -72,6 +104,6 @@ fn syntax_prefix(lines: Lines) -> String {
 
 impl From<BuildError> for CompileError {
     fn from(error: BuildError) -> Self {
-        Self { message: error.message.clone(), lines: None, cause: Some(Box::new(error)) }
+        Self { cause: Some(Box::new(error.clone())), ..Self::new(error.message) }
     }
 }

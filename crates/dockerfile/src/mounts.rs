@@ -1,6 +1,6 @@
 //! `RUN --mount=…`: its options as they are written, then with variables expanded.
 
-use crate::suggest;
+use crate::{CompileError, suggest};
 
 /// Where a mount's files come from, told before variables are known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,10 +80,14 @@ const KEYS: [&str; 18] = [
     "readwrite",
 ];
 
+fn csv(problem: &str) -> String {
+    format!("failed to parse csv mounts: {problem}")
+}
+
 /// Splits `a=b,c` as a line of CSV: fields may be quoted, a doubled quote is one.
 pub(crate) fn csv_fields(line: &str) -> Result<Vec<String>, String> {
     if line.is_empty() {
-        return Err("failed to parse csv mounts: EOF".to_owned());
+        return Err(csv("EOF"));
     }
     let mut fields = Vec::new();
     let mut chars = line.chars().peekable();
@@ -94,9 +98,7 @@ pub(crate) fn csv_fields(line: &str) -> Result<Vec<String>, String> {
             loop {
                 match chars.next() {
                     None => {
-                        return Err(
-                            "failed to parse csv mounts: extraneous or missing \" in quoted-field".into()
-                        );
+                        return Err(csv("extraneous or missing \" in quoted-field"));
                     }
                     Some('"') if chars.peek() == Some(&'"') => {
                         chars.next();
@@ -107,12 +109,12 @@ pub(crate) fn csv_fields(line: &str) -> Result<Vec<String>, String> {
                 }
             }
             if !matches!(chars.peek(), None | Some(',')) {
-                return Err("failed to parse csv mounts: extraneous or missing \" in quoted-field".into());
+                return Err(csv("extraneous or missing \" in quoted-field"));
             }
         } else {
             while let Some(c) = chars.next_if(|c| *c != ',') {
                 if c == '"' {
-                    return Err("failed to parse csv mounts: bare \" in non-quoted field".into());
+                    return Err(csv("bare \" in non-quoted field"));
                 }
                 field.push(c);
             }
@@ -154,10 +156,10 @@ impl MountSpec {
     /// Parses a mount. `expand` resolves the variables of one value.
     pub(crate) fn parse(
         written: &str,
-        expand: &mut dyn FnMut(&str) -> Result<String, String>,
-    ) -> Result<Self, String> {
+        expand: &mut dyn FnMut(&str) -> Result<String, CompileError>,
+    ) -> Result<Self, CompileError> {
         let mut mount = Self::default();
-        for field in csv_fields(written)? {
+        for field in csv_fields(written).map_err(CompileError::new)? {
             let (key, value) = key_value(&field);
             match value {
                 None => mount.set_flag(&key, &field)?,
@@ -171,28 +173,36 @@ impl MountSpec {
         Ok(mount)
     }
 
-    fn set_flag(&mut self, key: &str, field: &str) -> Result<(), String> {
+    fn set_flag(&mut self, key: &str, field: &str) -> Result<(), CompileError> {
         match key {
             "readonly" | "ro" => self.readonly = Some(true),
             "readwrite" | "rw" => self.readonly = Some(false),
             "required" => self.require(true)?,
             _ => {
-                return Err(format!("invalid field '{field}' must be a key=value pair"));
+                let hint = match suggest::nearest(key, KEYS, true) {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => {
+                        "of all keys only readonly, readwrite and required stand without a value".to_owned()
+                    }
+                };
+                let error = CompileError::new(format!("invalid field '{field}' must be a key=value pair"));
+                return Err(error.word(field).hint(hint));
             }
         }
         Ok(())
     }
 
-    fn require(&mut self, required: bool) -> Result<(), String> {
+    fn require(&mut self, required: bool) -> Result<(), CompileError> {
         if !matches!(self.kind, MountType::Secret | MountType::Ssh) {
-            return Err(format!("unexpected key 'required' for mount type '{}'", self.kind.name()));
+            let message = format!("unexpected key 'required' for mount type '{}'", self.kind.name());
+            return Err(CompileError::new(message).word("required"));
         }
         self.required = required;
         Ok(())
     }
 
-    fn set(&mut self, key: &str, value: &str, field: &str) -> Result<(), String> {
-        let invalid = || format!("invalid value for {key}: {value}");
+    fn set(&mut self, key: &str, value: &str, field: &str) -> Result<(), CompileError> {
+        let invalid = || CompileError::new(format!("invalid value for {key}: {value}")).word(field);
         let flag = || match value {
             "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
             "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
@@ -210,7 +220,8 @@ impl MountSpec {
             }
             "size" => {
                 if self.kind != MountType::Tmpfs {
-                    return Err(format!("unexpected key '{key}' for mount type '{}'", self.kind.name()));
+                    let message = format!("unexpected key '{key}' for mount type '{}'", self.kind.name());
+                    return Err(CompileError::new(message).word(field));
                 }
                 self.size = Some(crate::bytes::parse_size(value).ok_or_else(invalid)?);
             }
@@ -222,7 +233,9 @@ impl MountSpec {
                     "locked" => Sharing::Locked,
                     other => {
                         let hint = suggest::hint(other, ["private", "shared", "locked"], true);
-                        return Err(format!("unsupported sharing value {}{hint}", crate::text::quote(other)));
+                        let message =
+                            format!("unsupported sharing value {}{hint}", crate::text::quote(other));
+                        return Err(CompileError::new(message).word(value));
                     }
                 };
                 self.sharing = Some(sharing);
@@ -233,47 +246,53 @@ impl MountSpec {
             "env" => self.env = Some(value.to_owned()),
             _ => {
                 let hint = suggest::hint(key, KEYS, true);
-                return Err(format!("unexpected key '{key}' in '{field}'{hint}"));
+                let error = CompileError::new(format!("unexpected key '{key}' in '{field}'{hint}"));
+                return Err(error.word(field.split('=').next().unwrap_or(field)));
             }
         }
         Ok(())
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), CompileError> {
         let name = self.kind.name();
         match self.kind {
             MountType::Bind | MountType::Tmpfs => {
                 let given =
                     [("mode", self.mode.is_some()), ("uid", self.uid.is_some()), ("gid", self.gid.is_some())];
                 if let Some((key, _)) = given.iter().find(|(_, given)| *given) {
-                    return Err(format!("{key} not allowed for \"{name}\" type mounts"));
+                    let message = format!("{key} not allowed for \"{name}\" type mounts");
+                    return Err(CompileError::new(message).word(*key));
                 }
             }
             MountType::Secret if self.from.is_some() => {
-                return Err("secret mount should not have a from".to_owned());
+                return Err(CompileError::new("secret mount should not have a from").word("from"));
             }
             MountType::Secret if self.sharing.is_some() => {
-                return Err("secret mount should not define sharing".to_owned());
+                return Err(CompileError::new("secret mount should not define sharing").word("sharing"));
             }
-            MountType::Ssh if self.source.is_some() => return Err("ssh does not support source".to_owned()),
+            MountType::Ssh if self.source.is_some() => {
+                return Err(CompileError::new("ssh does not support source"));
+            }
             _ => {}
         }
         if self.sharing.is_some() && self.kind != MountType::Cache {
-            return Err(format!("invalid cache sharing set for {name} mount"));
+            return Err(
+                CompileError::new(format!("invalid cache sharing set for {name} mount")).word("sharing")
+            );
         }
         Ok(())
     }
 }
 
-fn number(key: &str, value: &str) -> String {
-    format!("invalid value {value} for {key}")
+fn number(key: &str, value: &str) -> CompileError {
+    CompileError::new(format!("invalid value {value} for {key}")).word(value)
 }
 
-fn mount_type(value: &str) -> Result<MountType, String> {
+fn mount_type(value: &str) -> Result<MountType, CompileError> {
     let lower = value.to_lowercase();
     TYPES.iter().find(|(name, _)| *name == lower).map(|(_, kind)| *kind).ok_or_else(|| {
         let hint = suggest::hint(&lower, TYPES.iter().map(|(name, _)| *name), true);
-        format!("unsupported mount type {}{hint}", crate::text::quote(value))
+        CompileError::new(format!("unsupported mount type {}{hint}", crate::text::quote(value))).word(value)
     })
 }
 

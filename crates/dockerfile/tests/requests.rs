@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use fake::{Case, FakeBridge};
 use rbuild_dockerfile::{DockerfileFrontend, compile_offline};
-use rbuild_frontend::{BuildError, Detail, ErrorCode, Frontend, FrontendRequest, FrontendResult, ResultRefs};
+use rbuild_frontend::{
+    BuildError, Detail, ErrorCode, Fault, Frontend, FrontendRequest, FrontendResult, ResultRefs,
+};
 use rbuild_llb::{CdiDevice, Constraints, Definition, Graph, LocalOptions, MarshalOptions, OpKind, State};
 
 struct Run {
@@ -170,7 +172,12 @@ async fn several_platforms_give_named_results() {
 async fn errors_point_into_the_file() {
     let text = "FROM busybox\nRUN a \\\n  b\nENV X=${Y?}\n";
     let error = run(&[("Dockerfile", text)], &[], BTreeMap::new()).await.outcome.unwrap_err();
-    let [Detail::Source(location)] = &error.details[..] else { panic!("{:?}", error.details) };
+    let [Detail::Source(location), Detail::Fault(Fault::RequiredVariable), Detail::Hint(hint)] =
+        &error.details[..]
+    else {
+        panic!("{:?}", error.details)
+    };
+    assert!(hint.contains("--build-arg Y=VALUE"), "{hint}");
     assert_eq!((location.ranges[0].start.line, &*location.info.filename), (4, "Dockerfile"));
     assert_eq!(&location.info.data[..], text.as_bytes());
 }

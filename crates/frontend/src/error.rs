@@ -1,6 +1,8 @@
 use rbuild_digest::Digest;
 use rbuild_llb::SourceLocation;
 
+use crate::Fault;
+
 /// What kind of failure it is; the daemon maps it to a gRPC code in one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorCode {
@@ -35,6 +37,10 @@ pub enum Detail {
     Source(SourceLocation),
     /// The exit code of the failed process.
     Exit(u32),
+    /// Which of the known failures it is.
+    Fault(Fault),
+    /// What the user can do about it, in a sentence.
+    Hint(String),
     /// The unsupported sub-request.
     Subrequest(String),
     /// The unsupported frontend capability.
@@ -88,5 +94,28 @@ impl BuildError {
     pub fn context(mut self, context: impl std::fmt::Display) -> Self {
         self.message = format!("{context}: {}", self.message);
         self
+    }
+
+    /// Says which of the known failures it is. Who knows first knows best: a later word is ignored.
+    #[must_use]
+    pub fn fault(self, fault: Fault) -> Self {
+        match self.known_fault() {
+            Some(_) => self,
+            None => self.with(Detail::Fault(fault)),
+        }
+    }
+
+    /// Which of the known failures it is.
+    pub fn known_fault(&self) -> Option<Fault> {
+        self.details.iter().find_map(|detail| match detail {
+            Detail::Fault(fault) => Some(*fault),
+            _ => None,
+        })
+    }
+
+    /// Adds what the user can do about it.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        self.with(Detail::Hint(hint.into()))
     }
 }

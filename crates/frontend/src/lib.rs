@@ -9,6 +9,7 @@
 
 mod bridge;
 mod error;
+mod fault;
 mod frontend;
 pub mod subrequest;
 
@@ -17,5 +18,6 @@ pub use bridge::{
     SourceMeta, SourceQuery, Warning,
 };
 pub use error::{BuildError, Detail, ErrorCode};
+pub use fault::Fault;
 pub use frontend::{Frontend, FrontendRequest, FrontendResult, ResultRefs};
 pub use subrequest::Subrequest;

@@ -10,13 +10,16 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use prost::Message as _;
 use rbuild_api::google::rpc::Status as RpcStatus;
 use rbuild_digest::Digest;
-use rbuild_frontend::{BuildError, Detail, ErrorCode};
+use rbuild_frontend::{BuildError, Detail, ErrorCode, Fault};
 use rbuild_llb::{Position, Range, SourceInfo, SourceLocation};
 use serde::{Deserialize, Serialize};
 use tonic::{Code, Status};
 
 const URL_PREFIX: &str = "github.com/moby/buildkit/";
 const URL_SUFFIX: &str = "+json";
+/// Details of our own; clients that do not know them leave them alone.
+const FAULT_URL: &str = "rbuild/errors.Fault+json";
+const HINT_URL: &str = "rbuild/errors.Hint+json";
 /// gRPC peers refuse headers of more than about 16 KiB, so a Dockerfile larger than this stays out of the
 /// details (the message still names the line).
 const MAX_DETAILS: usize = 12 << 10;
@@ -30,6 +33,16 @@ struct VertexJson {
 struct NameJson {
     #[serde(default)]
     name: String,
+}
+#[derive(Serialize, Deserialize, Default)]
+struct FaultJson {
+    #[serde(default)]
+    code: String,
+}
+#[derive(Serialize, Deserialize, Default)]
+struct HintJson {
+    #[serde(default)]
+    text: String,
 }
 #[derive(Serialize, Deserialize, Default)]
 struct ExitJson {
@@ -102,16 +115,46 @@ pub fn encode_error(error: &BuildError) -> Vec<u8> {
 /// The `google.rpc.Status` that carries `error`, as history records and `Return` use it.
 pub fn to_rpc_status(error: &BuildError) -> RpcStatus {
     let message = cut(&error.message);
-    let mut details = Vec::new();
     let mut room = MAX_DETAILS.saturating_sub(message.len());
-    for detail in &error.details {
-        let any = detail_to_any(detail);
-        if let Some(left) = room.checked_sub(any.value.len() + any.type_url.len()) {
-            room = left;
-            details.push(any);
-        }
+    let mut take = |any: prost_types::Any| {
+        room = room.checked_sub(any.value.len() + any.type_url.len())?;
+        Some(any)
+    };
+    // What is small goes first: only files can be too large.
+    let (files, facts): (Vec<&Detail>, Vec<&Detail>) =
+        error.details.iter().partition(|detail| matches!(detail, Detail::Source(_)));
+    let mut details: Vec<prost_types::Any> =
+        facts.into_iter().filter_map(|detail| take(detail_to_any(detail))).collect();
+    for detail in files {
+        let whole = take(detail_to_any(detail));
+        details.extend(whole.or_else(|| take(detail_to_any(&shortened(detail)?))));
     }
     RpcStatus { code: code_of(error.code) as i32, message, details }
+}
+
+/// A place in a file, with the file's lines blank but for those around the place: line numbers stay what they are, and
+/// clients show no more than these. Only the first lines of a long place count.
+fn shortened(detail: &Detail) -> Option<Detail> {
+    /// Lines of a place that are kept.
+    const PLACE: i32 = 20;
+    /// More than clients show before and after a place.
+    const AROUND: i32 = 3;
+    let Detail::Source(location) = detail else { return None };
+    let first = location.ranges.iter().map(|range| range.start.line).min()?;
+    let ranges: Vec<Range> = location
+        .ranges
+        .iter()
+        .filter(|range| range.start.line < first.saturating_add(PLACE))
+        .copied()
+        .collect();
+    let last = ranges.iter().map(|range| range.end.line).max()?.min(first.saturating_add(PLACE));
+    let kept = first.saturating_sub(AROUND)..=last.saturating_add(AROUND);
+    let mut data = Vec::new();
+    for (number, line) in (1..=*kept.end()).zip(location.info.data.split_inclusive(|byte| *byte == b'\n')) {
+        data.extend_from_slice(if kept.contains(&number) { line } else { b"\n" });
+    }
+    let info = SourceInfo { data: data.into(), definition: None, ..(*location.info).clone() };
+    Some(Detail::Source(SourceLocation { info: Arc::new(info), ranges }))
 }
 
 /// Reads an error that a frontend outside the daemon returned.
@@ -162,9 +205,13 @@ fn code_from(code: Code) -> ErrorCode {
 }
 
 fn json_any(name: &str, value: &impl Serialize) -> prost_types::Any {
+    own_any(&format!("{URL_PREFIX}{name}{URL_SUFFIX}"), value)
+}
+
+fn own_any(type_url: &str, value: &impl Serialize) -> prost_types::Any {
     // Plain structs of strings and numbers: serialising them cannot fail.
     let value = serde_json::to_vec(value).unwrap_or_default();
-    prost_types::Any { type_url: format!("{URL_PREFIX}{name}{URL_SUFFIX}"), value }
+    prost_types::Any { type_url: type_url.to_owned(), value }
 }
 
 fn detail_to_any(detail: &Detail) -> prost_types::Any {
@@ -172,6 +219,8 @@ fn detail_to_any(detail: &Detail) -> prost_types::Any {
         Detail::Vertex(digest) => json_any("errdefs.Vertex", &VertexJson { digest: digest.to_string() }),
         Detail::Source(location) => json_any("errdefs.Source", &source_to_json(location)),
         Detail::Exit(code) => json_any("gatewayapi.ExitMessage", &ExitJson { code: *code }),
+        Detail::Fault(fault) => own_any(FAULT_URL, &FaultJson { code: fault.code().to_owned() }),
+        Detail::Hint(text) => own_any(HINT_URL, &HintJson { text: text.clone() }),
         Detail::Subrequest(name) => json_any("errdefs.Subrequest", &NameJson { name: name.clone() }),
         Detail::FrontendCap(name) => json_any("errdefs.FrontendCap", &NameJson { name: name.clone() }),
         Detail::Opaque { type_url, value } => {
@@ -195,6 +244,17 @@ fn source_to_json(location: &SourceLocation) -> SourceJson {
 }
 
 fn detail_from_any(type_url: String, value: Vec<u8>) -> Detail {
+    let own = match type_url.as_str() {
+        FAULT_URL => serde_json::from_slice::<FaultJson>(&value)
+            .ok()
+            .and_then(|fault| Fault::parse(&fault.code))
+            .map(Detail::Fault),
+        HINT_URL => serde_json::from_slice::<HintJson>(&value).ok().map(|hint| Detail::Hint(hint.text)),
+        _ => None,
+    };
+    if let Some(own) = own {
+        return own;
+    }
     let name = type_url.strip_prefix(URL_PREFIX).and_then(|rest| rest.strip_suffix(URL_SUFFIX));
     let known = match name {
         Some("errdefs.Vertex") => serde_json::from_slice::<VertexJson>(&value)
@@ -252,8 +312,10 @@ mod tests {
         let error = BuildError::new(ErrorCode::Unknown, "it broke")
             .with(Detail::Vertex(digest))
             .with(Detail::Exit(7))
-            .with(Detail::Source(SourceLocation { info: Arc::new(info), ranges: vec![range] }))
-            .with(Detail::Opaque { type_url: "x/y".into(), value: vec![1] });
+            .fault(Fault::StepFailed)
+            .hint("try again")
+            .with(Detail::Opaque { type_url: "x/y".into(), value: vec![1] })
+            .with(Detail::Source(SourceLocation { info: Arc::new(info), ranges: vec![range] }));
         let back = from_status(&to_status(&error));
         assert_eq!(back.message, "it broke");
         assert_eq!(format!("{:?}", back.details), format!("{:?}", error.details));
@@ -264,6 +326,15 @@ mod tests {
         let any = detail_to_any(&Detail::Exit(7));
         assert_eq!(any.type_url, "github.com/moby/buildkit/gatewayapi.ExitMessage+json");
         assert_eq!(any.value, br#"{"Code":7}"#);
+    }
+
+    fn huge(data: Vec<u8>, line: i32) -> RpcStatus {
+        let info = SourceInfo { filename: "Dockerfile".into(), data: data.into(), ..SourceInfo::default() };
+        let ranges = vec![Range::lines(line, line)];
+        let error = BuildError::invalid("x")
+            .with(Detail::Source(SourceLocation { info: Arc::new(info), ranges }))
+            .with(Detail::Exit(1));
+        to_rpc_status(&error)
     }
 
     #[test]
@@ -283,15 +354,21 @@ mod tests {
 
     #[test]
     fn a_huge_dockerfile_does_not_blow_up_the_headers() {
-        let info = SourceInfo {
-            filename: "Dockerfile".into(),
-            data: vec![b'#'; 1 << 20].into(),
-            language: String::new(),
-            definition: None,
-        };
-        let error = BuildError::invalid("x")
-            .with(Detail::Source(SourceLocation { info: Arc::new(info), ranges: vec![] }))
-            .with(Detail::Exit(1));
-        assert_eq!(to_rpc_status(&error).details.len(), 1);
+        assert_eq!(huge(vec![b'#'; 1 << 20], 1).details.len(), 1);
+        // Even its line ends are too many.
+        assert_eq!(huge(vec![b'\n'; 1 << 20], 1 << 19).details.len(), 1);
+    }
+
+    #[test]
+    fn of_a_long_dockerfile_the_lines_around_the_error_are_sent() {
+        let text: String = (1..=2_000).map(|n| format!("RUN echo this is line {n}\n")).collect();
+        let back = from_rpc_status(huge(text.clone().into_bytes(), 1_234));
+        let Some(Detail::Source(location)) = back.details.last() else { panic!("{:?}", back.details) };
+        let sent = String::from_utf8_lossy(&location.info.data).into_owned();
+        for (number, (sent, written)) in (1..).zip(sent.lines().zip(text.lines())) {
+            let near = (1_231..=1_237).contains(&number);
+            assert_eq!(sent, if near { written } else { "" }, "line {number}");
+        }
+        assert_eq!(sent.lines().count(), 1_237);
     }
 }

@@ -145,6 +145,17 @@ impl StoreError {
         matches!(self, Self::NoSpace { .. })
     }
 
+    /// Whether bytes that came from elsewhere are not those that were promised.
+    pub fn is_wrong_content(&self) -> bool {
+        match self {
+            Self::DiffId { .. } => true,
+            Self::Content(error) => {
+                matches!(**error, ContentError::DigestMismatch { .. } | ContentError::SizeMismatch { .. })
+            }
+            _ => false,
+        }
+    }
+
     /// Whether what was asked for is not there (a path in a checksum, a removed ref).
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Missing { .. } | Self::Checksum(ChecksumError::NotFound { .. }))

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rbuild_digest::Digest;
 use rbuild_llb::{OpKind, Vertex};
 use rbuild_solver::{Edge, Graph, VertexId};
 
@@ -32,9 +33,12 @@ impl Worker {
     /// Checks the grants that the ops of a graph need. A build that joins another's work, or finds it in the cache,
     /// needs them no less.
     ///
-    /// Errors: [`OpError::Denied`].
-    pub fn check(graph: &rbuild_llb::Graph, granted: &Entitlements) -> Result<(), OpError> {
-        graph.vertices().iter().try_for_each(|vertex| granted.check_op(&vertex.op.kind))
+    /// Errors: [`OpError::Denied`], with the vertex that lacks a grant.
+    pub fn check(graph: &rbuild_llb::Graph, granted: &Entitlements) -> Result<(), Box<(Digest, OpError)>> {
+        let check = |vertex: &Vertex| {
+            granted.check_op(&vertex.op.kind).map_err(|error| Box::new((vertex.digest, error)))
+        };
+        graph.vertices().iter().try_for_each(check)
     }
 
     fn vertex(self: &Arc<Self>, vertex: &Vertex) -> rbuild_solver::Vertex<LlbOp> {

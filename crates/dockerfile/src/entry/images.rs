@@ -37,14 +37,12 @@ impl Shared {
     /// A name that is almost a stage's was probably meant to be it.
     fn explain(&self, error: BuildError, need: &Missing) -> BuildError {
         let written = ImageRef::parse(&need.name).map(|name| name.name_only().familiar()).unwrap_or_default();
-        let names =
-            self.parsed.stages.iter().map(|stage| stage.from.name.as_str()).filter(|name| !name.is_empty());
-        match crate::suggest::nearest(&written, names, false) {
-            Some(near) => {
-                BuildError { message: format!("{} (did you mean {near}?)", error.message), ..error }
-            }
-            None => error,
-        }
+        let stages = || self.parsed.stages.iter().filter(|stage| !stage.from.name.is_empty());
+        let near = crate::suggest::nearest(&written, stages().map(|stage| stage.from.name.as_str()), false);
+        let Some(near) = near else { return error };
+        let message = format!("{} (did you mean {near}?)", error.message);
+        let line = stages().find(|stage| stage.from.name == near).map_or(0, |stage| stage.from.lines.first);
+        BuildError { message, ..error }.hint(format!("stage `{near}` is defined on line {line}"))
     }
 }
 

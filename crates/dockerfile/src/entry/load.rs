@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use rbuild_frontend::{Bridge, BuildError, ErrorCode, ResultRefs, SharedRef, SolveRequest};
+use rbuild_frontend::{Bridge, BuildError, ErrorCode, Fault, ResultRefs, SharedRef, SolveRequest};
 use rbuild_llb::{Constraints, Definition, LocalDiffer, LocalOptions, MarshalOptions, SourceInfo, State};
 use rbuild_patterns::{PatternSet, parse_dockerignore};
 
@@ -84,7 +84,8 @@ impl Loader {
         let directory = self.solve(&definition).await?;
         let (filename, data) = self.read_dockerfile(directory.as_ref()).await?;
         if data.is_empty() {
-            return Err(BuildError::invalid("the Dockerfile cannot be empty"));
+            let error = BuildError::invalid("the Dockerfile cannot be empty").fault(Fault::NoStage);
+            return Err(error.hint("a Dockerfile begins with FROM and the name of an image"));
         }
         let ignore = read_optional(directory.as_ref(), &ignore_name).await?;
         let info = SourceInfo {
@@ -118,7 +119,9 @@ impl Loader {
                 "failed to read dockerfile: open {name}: no such file or directory\n\
                  looked for `{name}`{looked} in {place}"
             ),
-        ))
+        )
+        .fault(Fault::NoDockerfile)
+        .hint("name the file with -f, or the directory that has it as the build context"))
     }
 
     /// The build context: an input of the request, what was fetched, or a directory of the client without what the

@@ -168,7 +168,7 @@ impl Shared {
             }
             let resolved = stream::iter(missing).map(|need| async move {
                 let image = self.resolve(&need, options).await.map_err(|error| match need.lines {
-                    Some(lines) => self.located(CompileError::from(error).or_at(lines)),
+                    Some(lines) => self.located(CompileError::from(error).or_at(lines).word(need.written())),
                     None => error,
                 })?;
                 Ok::<_, BuildError>((need.stages, Arc::new(image)))

@@ -1,3 +1,4 @@
+use crate::CompileError;
 use crate::mounts::{MountSource, MountSpec, mount_source};
 
 /// The value of `--mount`.
@@ -8,7 +9,7 @@ pub fn mount(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let parse = || MountSpec::parse(&text, &mut |value| Ok(value.to_owned()));
     let parsed = parse();
-    assert_eq!(parsed, parse());
+    assert_eq!(format!("{parsed:?}"), format!("{:?}", parse()));
     let source = mount_source(&text);
     let Ok(mount) = parsed else { return };
     let named = mount.from.as_deref().filter(|from| !from.is_empty());
@@ -17,6 +18,6 @@ pub fn mount(data: &[u8]) {
         MountSource::Context | MountSource::Empty => None,
     };
     assert_eq!(told, named, "{text:?}");
-    let refused = MountSpec::parse(&text, &mut |_| Err("refused".to_owned()));
+    let refused = MountSpec::parse(&text, &mut |_| Err(CompileError::new("refused")));
     assert!(refused.as_ref().is_ok_and(|other| *other == mount) || refused.is_err(), "{text:?}");
 }

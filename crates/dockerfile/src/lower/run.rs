@@ -1,3 +1,4 @@
+use rbuild_frontend::Fault;
 use rbuild_llb::{
     Attached, CacheSharing, CdiDevice, Chown, Constraints, ExecOptions, FileActions, MkdirAction,
     MkfileAction, MountOptions, NetMode, ProxyEnv, SecretOptions, SecurityMode, SshOptions, State,
@@ -95,8 +96,8 @@ impl StageLowering<'_, '_> {
         options: &mut ExecOptions,
     ) -> Result<(), CompileError> {
         for (written, from) in run.mounts.iter().zip(&step.from) {
-            let mut expand = |text: &str| self.expand(text).map_err(|error| error.to_string());
-            let mount = MountSpec::parse(written, &mut expand).map_err(CompileError::new)?;
+            let mut expand = |text: &str| self.expand(text);
+            let mount = MountSpec::parse(written, &mut expand).map_err(|error| error.fault(Fault::Mount))?;
             match mount.kind {
                 MountType::Secret => {
                     let secret = secret(&mount)?;
@@ -158,7 +159,8 @@ impl StageLowering<'_, '_> {
             paths::clean_rooted(&format!("{}/{written}", self.built.state.get_dir()))
         };
         if paths::clean_rooted(&target) == "/" {
-            return Err(CompileError::new(format!("invalid mount target {}", crate::text::quote(&target))));
+            let error = CompileError::new(format!("invalid mount target {}", crate::text::quote(&target)));
+            return Err(error.fault(Fault::Mount).hint("target= is missing or names the root directory"));
         }
         Ok(target)
     }
@@ -222,13 +224,16 @@ fn secret(mount: &MountSpec) -> Result<SecretOptions, CompileError> {
     let target = mount.target.clone().filter(|target| !target.is_empty());
     let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     if given(&mount.id).is_some() && given(&mount.source).is_some() {
-        return Err(CompileError::new("both source and id can't be set"));
+        return Err(CompileError::new("both source and id can't be set").fault(Fault::Mount));
     }
     let id = match given(&mount.id).or_else(|| given(&mount.source)) {
         Some(id) => id,
         None => match &target {
             Some(target) => paths::base(target).to_owned(),
-            None => return Err(CompileError::new("invalid secret mount. one of source, target required")),
+            None => {
+                let error = CompileError::new("invalid secret mount. one of source, target required");
+                return Err(error.fault(Fault::Mount).hint("for instance --mount=type=secret,id=token"));
+            }
         },
     };
     let target = match target {

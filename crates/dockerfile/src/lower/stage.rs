@@ -1,3 +1,4 @@
+use rbuild_frontend::Fault;
 use rbuild_llb::{Constraints, ProgressGroup, State};
 use rbuild_oci::{ImageConfig, Platform};
 
@@ -78,7 +79,11 @@ impl<'a> Lowering<'a> {
         let lines = stage.lines.unwrap_or(Lines::one(1));
         let mut lowering = StageLowering { cx: self, id, stage, built, number, total, ignore_cache, lines };
         for step in &stage.steps {
-            lowering.step(step).map_err(|error| error.or_at(step.instruction.lines))?;
+            let fault = match step.instruction.command {
+                Command::Add(_) | Command::Copy(_) => Fault::AddSource,
+                _ => Fault::Value,
+            };
+            lowering.step(step).map_err(|error| error.or_at(step.instruction.lines).fault(fault))?;
         }
         Ok(lowering.built)
     }
@@ -157,13 +162,13 @@ impl StageLowering<'_, '_> {
         // An ARG without a value is declared.
         let declared = |name: &str| self.built.args.iter().any(|(known, _)| known == name);
         Undefined::check(self.cx.lint, &lookups, declared, self.lines);
-        expanded.map_err(CompileError::new)
+        Ok(expanded?)
     }
 
     /// A value as words.
     pub(super) fn expand_words(&self, text: &str) -> Result<Vec<String>, CompileError> {
         let env = EnvOf(&self.built.state);
-        Lexer::new(self.escape()).expand_words(text, &env, &self.cx.budget).map_err(CompileError::new)
+        Ok(Lexer::new(self.escape()).expand_words(text, &env, &self.cx.budget)?)
     }
 
     /// The name of a step: its place, then the instruction and `summary` with known variables filled in.

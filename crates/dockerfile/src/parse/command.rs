@@ -1,11 +1,13 @@
+use rbuild_frontend::Fault;
+
 use super::flags::{FlagKind, Flags};
 use super::heredoc::parse_heredoc;
 use super::node::{Node, NodeArgs, unknown_instruction};
-use crate::CompileError;
 use crate::devices::DeviceSpec;
 use crate::durations::parse_duration;
 use crate::mounts::csv_fields;
 use crate::source::Lines;
+use crate::{CompileError, suggest};
 
 /// An instruction that is understood; variables in it are not expanded yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,6 +109,11 @@ pub(crate) struct HealthCommand {
 
 /// Understands one instruction; `None` for FROM, which is no part of a stage.
 pub(crate) fn parse_command(node: &Node) -> Result<Command, CompileError> {
+    let fault = if node.keyword == "onbuild" { Fault::Trigger } else { Fault::Arguments };
+    parse_by_keyword(node).map_err(|error| error.fault(fault))
+}
+
+fn parse_by_keyword(node: &Node) -> Result<Command, CompileError> {
     let lines = node.lines;
     let no_flags = || Flags::parse(&node.flags, &[], lines);
     let command = match node.keyword.as_str() {
@@ -202,7 +209,8 @@ fn shell(node: &Node) -> Result<Command, CompileError> {
     let words = at_least_one(node)?;
     match node.args {
         NodeArgs::Json(_) => Ok(Command::Shell(words)),
-        _ => Err(CompileError::syntax(node.lines, "SHELL requires the arguments to be in JSON form")),
+        _ => Err(CompileError::syntax(node.lines, "SHELL requires the arguments to be in JSON form")
+            .hint("for instance SHELL [\"/bin/bash\", \"-c\"]")),
     }
 }
 
@@ -259,20 +267,25 @@ fn run(node: &Node) -> Result<Command, CompileError> {
     let network = flags.text("network");
     if !matches!(network.as_str(), "" | "default" | "none" | "host") {
         let shown = crate::text::quote(&network);
-        return Err(CompileError::syntax(node.lines, format!("invalid network mode {shown}")));
+        let error = CompileError::syntax(node.lines, format!("invalid network mode {shown}"));
+        return Err(choice(error, &network, &["default", "none", "host"]));
     }
     let security = flags.text("security");
     if !matches!(security.as_str(), "" | "sandbox" | "insecure") {
         let shown = crate::text::quote(&security);
-        return Err(CompileError::syntax(node.lines, format!("security {shown} is not valid")));
+        let error = CompileError::syntax(node.lines, format!("security {shown} is not valid"));
+        return Err(choice(error, &security, &["sandbox", "insecure"]));
     }
     let mounts = flags.values("mount");
     for mount in &mounts {
-        csv_fields(mount).map_err(|message| CompileError::syntax(node.lines, message))?;
+        csv_fields(mount)
+            .map_err(|message| CompileError::syntax(node.lines, message).fault(Fault::Mount).word(mount))?;
     }
     let devices = flags.values("device");
     for device in &devices {
-        DeviceSpec::parse(device).map_err(|message| CompileError::syntax(node.lines, message))?;
+        DeviceSpec::parse(device).map_err(|message| {
+            CompileError::syntax(node.lines, message).fault(Fault::FlagValue).word(device)
+        })?;
     }
     Ok(Command::Run(Box::new(RunCommand {
         form: shell_form(node),
@@ -282,6 +295,15 @@ fn run(node: &Node) -> Result<Command, CompileError> {
         security,
         devices,
     })))
+}
+
+/// A flag's value is none of the few that there are.
+fn choice(error: CompileError, value: &str, choices: &[&'static str]) -> CompileError {
+    let hint = match suggest::nearest(value, choices.iter().copied(), false) {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("it is one of {}", choices.join(", ")),
+    };
+    error.fault(Fault::FlagValue).word(value).hint(hint)
 }
 
 /// The documents with the words that start them.
@@ -423,8 +445,11 @@ fn health(node: &Node) -> Result<Command, CompileError> {
 
 /// A time of at least a millisecond; 0 and nothing inherit.
 fn health_time(flags: &Flags, name: &str, lines: Lines) -> Result<i64, CompileError> {
-    let fail = |message: String| CompileError::syntax(lines, message);
     let text = flags.text(name);
+    let fail = |message: String| {
+        let error = CompileError::syntax(lines, message).fault(Fault::FlagValue);
+        error.word(&text).hint("times are written like 30s, 1m30s or 500ms")
+    };
     if text.is_empty() {
         return Ok(0);
     }

@@ -1,3 +1,5 @@
+use rbuild_frontend::Fault;
+
 use crate::CompileError;
 use crate::source::Lines;
 
@@ -49,7 +51,8 @@ impl Directives {
                 return Err(CompileError::at(
                     Lines::one(found.lines),
                     format!("only one {key} parser directive can be used"),
-                ));
+                )
+                .fault(Fault::Syntax));
             }
             match key.as_str() {
                 "escape" => {
@@ -60,7 +63,9 @@ impl Directives {
                             return Err(CompileError::at(
                                 Lines::one(found.lines),
                                 format!("invalid escape token '{value}' does not match ` or \\"),
-                            ));
+                            )
+                            .fault(Fault::Syntax)
+                            .word(value));
                         }
                     }
                 }

@@ -1,3 +1,5 @@
+use rbuild_frontend::Fault;
+
 use crate::CompileError;
 use crate::source::Lines;
 use crate::suggest;
@@ -34,14 +36,14 @@ impl Flags {
                 None => (body, None),
             };
             let Some((name, kind)) = known.iter().find(|(known, _)| *known == name).copied() else {
-                let hint = suggest::hint(name, known.iter().map(|(known, _)| *known), true);
-                return Err(CompileError::syntax(lines, format!("unknown flag: --{name}{hint}")));
+                return Err(unknown(name, known, lines));
             };
             if kind != FlagKind::Values && flags.given.iter().any(|(given, _)| *given == name) {
-                return Err(CompileError::syntax(lines, format!("duplicate flag specified: --{name}")));
+                let message = format!("duplicate flag specified: --{name}");
+                return Err(CompileError::syntax(lines, message).fault(Fault::FlagValue));
             }
-            let value =
-                check_value(name, kind, value).map_err(|message| CompileError::syntax(lines, message))?;
+            let value = check_value(name, kind, value)
+                .map_err(|message| CompileError::syntax(lines, message).fault(Fault::FlagValue).word(word))?;
             flags.given.push((name, value));
         }
         Ok(flags)
@@ -66,6 +68,18 @@ impl Flags {
     pub(crate) fn is_set(&self, name: &str) -> bool {
         self.value(name) == Some("true")
     }
+}
+
+fn unknown(name: &str, known: &[(&'static str, FlagKind)], lines: Lines) -> CompileError {
+    let near = suggest::hint(name, known.iter().map(|(known, _)| *known), true);
+    let error = CompileError::syntax(lines, format!("unknown flag: --{name}{near}"))
+        .fault(Fault::UnknownFlag)
+        .word(format!("--{name}"));
+    if known.is_empty() {
+        return error.hint("this instruction has no flags");
+    }
+    let names: Vec<String> = known.iter().map(|(name, _)| format!("--{name}")).collect();
+    error.hint(format!("flags of this instruction are {}", names.join(", ")))
 }
 
 fn check_value(name: &str, kind: FlagKind, value: Option<&str>) -> Result<String, String> {

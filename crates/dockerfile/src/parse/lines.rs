@@ -1,3 +1,5 @@
+use rbuild_frontend::Fault;
+
 use crate::CompileError;
 use crate::source::Lines;
 
@@ -31,7 +33,8 @@ impl<'a> LineReader<'a> {
             return Err(CompileError::at(
                 Lines::one(self.number),
                 format!("dockerfile line greater than max allowed size of {MAX_LINE_BYTES}"),
-            ));
+            )
+            .fault(Fault::DockerfileLimit));
         }
         let (line, rest) = self.rest.split_at(end);
         self.rest = rest;

@@ -28,11 +28,13 @@ pub(crate) mod inner {
     pub(crate) use super::words::quoted_fields;
 }
 
+use rbuild_frontend::Fault;
+
 use crate::CompileError;
 use crate::lint::Linter;
 
 /// Parses a whole Dockerfile.
 pub(crate) fn parse(text: &[u8], lint: &Linter) -> Result<Parsed, CompileError> {
-    let file = parse_nodes(text)?;
-    parse_stages(file, lint)
+    let parsed = parse_nodes(text).and_then(|file| parse_stages(file, lint));
+    parsed.map_err(|error| error.fault(Fault::Syntax))
 }

@@ -1,3 +1,5 @@
+use rbuild_frontend::Fault;
+
 use super::directive::Directives;
 use super::heredoc::{Heredoc, heredocs_of};
 use super::lines::{LineReader, MAX_FILE_BYTES, continued, is_comment, trim_newline};
@@ -74,9 +76,8 @@ pub(crate) struct NodeFile {
 pub(crate) fn parse_nodes(text: &[u8]) -> Result<NodeFile, CompileError> {
     if text.len() > MAX_FILE_BYTES {
         let size = text.len();
-        return Err(CompileError::new(format!(
-            "dockerfile has {size} bytes, at most {MAX_FILE_BYTES} are allowed"
-        )));
+        let message = format!("dockerfile has {size} bytes, at most {MAX_FILE_BYTES} are allowed");
+        return Err(CompileError::new(message).fault(Fault::DockerfileLimit));
     }
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
     let text = String::from_utf8_lossy(text);
@@ -108,7 +109,10 @@ pub(crate) fn parse_nodes(text: &[u8]) -> Result<NodeFile, CompileError> {
     }
     file.line_count = reader.number;
     if file.nodes.is_empty() {
-        return Err(CompileError::at(Lines::one(reader.number.max(1)), "file with no instructions"));
+        let error = CompileError::at(Lines::one(reader.number.max(1)), "file with no instructions");
+        return Err(error
+            .fault(Fault::NoStage)
+            .hint("a Dockerfile begins with FROM and the name of an image"));
     }
     Ok(file)
 }
@@ -198,7 +202,9 @@ fn read_heredocs(
         loop {
             let Some(line) = reader.next()? else {
                 let lines = Lines { first: target.lines.first, last: reader.number };
-                return Err(CompileError::at(lines, "unterminated heredoc"));
+                let hint = format!("no line after it is `{}` and nothing else", heredoc.name);
+                let error = CompileError::at(lines, "unterminated heredoc").fault(Fault::Heredoc);
+                return Err(error.word(&heredoc.name).hint(hint));
             };
             if heredoc.ends_with(line) {
                 break;
@@ -227,7 +233,8 @@ fn parse_node(line: &str, escape: char, lines: Lines) -> Result<Node, CompileErr
         },
         "cmd" | "entrypoint" | "run" | "shell" => command_words(rest, lines)?,
         "env" | "label" => {
-            NodeArgs::Pairs(pairs(&keyword, rest, escape).map_err(|m| CompileError::at(lines, m))?)
+            let pairs = pairs(&keyword, rest, escape);
+            NodeArgs::Pairs(pairs.map_err(|m| CompileError::at(lines, m).fault(Fault::Arguments))?)
         }
         "arg" => NodeArgs::Words(quoted_fields(rest, escape)),
         "healthcheck" => health_words(rest, lines)?,
@@ -249,15 +256,25 @@ fn parse_node(line: &str, escape: char, lines: Lines) -> Result<Node, CompileErr
 pub(crate) fn unknown_instruction(node: &Node) -> CompileError {
     let word = node.original.split_whitespace().next().unwrap_or_default();
     let upper = !word.is_empty() && word.chars().all(|c| !c.is_lowercase());
-    let hint = suggest::nearest(word, KEYWORDS, false).map_or_else(String::new, |near| {
+    let near = suggest::nearest(word, KEYWORDS, false);
+    let meant = near.map_or_else(String::new, |near| {
         let near = if upper { near.to_uppercase() } else { near.to_owned() };
         format!(" (did you mean {near}?)")
     });
-    CompileError::syntax(node.lines, format!("unknown instruction: {word}{hint}"))
+    let error = CompileError::syntax(node.lines, format!("unknown instruction: {word}{meant}"))
+        .fault(Fault::UnknownInstruction)
+        .word(word);
+    match near {
+        Some(_) => error,
+        None => error
+            .hint("a command that goes on over several lines needs a `\\` at the end of each but the last"),
+    }
 }
 
 fn not_strings(lines: Lines) -> CompileError {
     CompileError::at(lines, "when using JSON array syntax, arrays must be comprised of strings only")
+        .fault(Fault::Syntax)
+        .hint("put each element into double quotes")
 }
 
 fn whole(rest: &str) -> Vec<String> {

@@ -1,3 +1,5 @@
+use rbuild_frontend::Fault;
+
 use super::command::{ArgCommand, Command, parse_command};
 use super::directive::Directives;
 use super::flags::{FlagKind, Flags};
@@ -89,11 +91,15 @@ pub(crate) fn parse_stages(file: NodeFile, lint: &Linter) -> Result<Parsed, Comp
                     comments: node.comments.clone(),
                 });
             }
-            (None, _) => return Err(CompileError::at(node.lines, "no build stage in current context")),
+            (None, _) => {
+                let error = CompileError::at(node.lines, "no build stage in current context");
+                return Err(error.fault(Fault::NoStage).hint("before the first FROM only ARG may stand"));
+            }
         }
     }
     if parsed.stages.is_empty() {
-        return Err(CompileError::new("dockerfile contains no stages to build"));
+        let error = CompileError::new("dockerfile contains no stages to build").fault(Fault::NoStage);
+        return Err(error.hint("a Dockerfile begins with FROM and the name of an image"));
     }
     lint::check_stage_names(lint, &parsed.stages);
     lint::check_casing(lint, &parsed);
@@ -115,7 +121,10 @@ fn parse_from(node: &Node, lint: &Linter) -> Result<FromCommand, CompileError> {
     let (base, name) = match words {
         [base] => (base, String::new()),
         [base, word, name] if word.eq_ignore_ascii_case("as") => (base, name.to_lowercase()),
-        _ => return Err(CompileError::syntax(node.lines, "FROM requires either one or three arguments")),
+        _ => {
+            let error = CompileError::syntax(node.lines, "FROM requires either one or three arguments");
+            return Err(error.fault(Fault::Arguments).hint("FROM image, or FROM image AS name"));
+        }
     };
     if !name.is_empty() && !is_stage_name(&name) {
         let shown = crate::text::quote(&words[2]);
@@ -124,7 +133,9 @@ fn parse_from(node: &Node, lint: &Linter) -> Result<FromCommand, CompileError> {
             format!(
                 "invalid name for build stage: {shown}, name can't start with a number or contain symbols"
             ),
-        ));
+        )
+        .fault(Fault::Arguments)
+        .word(&words[2]));
     }
     let names: &[&str] = if name.is_empty() { &[] } else { &[&name] };
     lint::check_description(lint, &node.keyword, names, &node.comments, node.lines);

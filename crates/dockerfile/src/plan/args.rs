@@ -4,7 +4,7 @@ use rbuild_oci::Platform;
 
 use crate::lint::{Lookups, describes};
 use crate::parse::{GlobalArg, Parsed};
-use crate::shell::{Budget, Lexer, Variables};
+use crate::shell::{Budget, ExpandError, Lexer, Variables};
 use crate::source::Lines;
 use crate::{CompileError, CompileOptions};
 
@@ -84,7 +84,7 @@ impl GlobalArgs {
         let lexer = Lexer::new(parsed.directives.escape);
         for command in &parsed.global_args {
             args.add(command, options, lexer, budget)
-                .map_err(|message| CompileError::at(command.lines, message))?;
+                .map_err(|error| CompileError::from(error).or_at(command.lines))?;
         }
         Ok(args)
     }
@@ -95,7 +95,7 @@ impl GlobalArgs {
         options: &CompileOptions,
         lexer: Lexer,
         budget: &Budget,
-    ) -> Result<(), String> {
+    ) -> Result<(), ExpandError> {
         for arg in &command.args {
             // Variables in names are not expanded.
             let name = arg.name.clone();

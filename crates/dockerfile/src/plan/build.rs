@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use rbuild_frontend::Fault;
 use rbuild_oci::{ImageRef, Platform};
 
 use super::{Base, BaseImage, From, GlobalArgs, Missing, Plan, Stage, StageId, Step};
@@ -16,6 +17,8 @@ const SCRATCH: &str = "scratch";
 
 /// Files with more stages than this are not written by people.
 const MAX_STAGES: usize = 10_000;
+/// Names of stages that an error lists.
+const SHOWN_STAGES: usize = 10;
 
 impl Plan {
     /// Plans a file. `contexts` are the names that the request defines.
@@ -43,7 +46,8 @@ impl Plan {
             whole: false,
         };
         if too_many {
-            return Err(CompileError::new(format!("dockerfile has more than {MAX_STAGES} stages")));
+            let error = CompileError::new(format!("dockerfile has more than {MAX_STAGES} stages"));
+            return Err(error.fault(Fault::DockerfileLimit));
         }
         let lexer = Lexer::new(escape);
         let defaults = plan.globals.defaults();
@@ -82,10 +86,12 @@ impl Plan {
         let lookups = Lookups::new(&self.globals);
         let expanded = Lexer::new(self.escape).expand(&from.base, &lookups, &self.budget);
         lint::check_undeclared(lint, &lookups, |name| self.globals.is_declared(name), from.lines);
-        let base_name = expanded.map(|e| e.text).map_err(|m| CompileError::at(from.lines, m))?;
+        let expanded = expanded.map_err(|error| CompileError::from(error).or_at(from.lines))?;
+        let base_name = expanded.text;
         if base_name.is_empty() {
             let message = format!("base name ({}) should not be blank", from.base);
-            return Err(CompileError::at(from.lines, message));
+            let error = CompileError::at(from.lines, message).word(&from.base);
+            return Err(self.blank(error, &expanded.unset));
         }
         let mut used_args = lookups.found();
         let platform = self.platform(from, options, lint, &mut used_args)?;
@@ -129,7 +135,7 @@ impl Plan {
         let expanded = Lexer::new(self.escape).expand(written, &lookups, &self.budget);
         lint::check_undeclared(lint, &lookups, |name| self.globals.is_declared(name), lines);
         used_args.append(&mut lookups.found());
-        let expanded = expanded.map_err(|message| CompileError::at(lines, message))?;
+        let expanded = expanded.map_err(|error| CompileError::from(error).or_at(lines))?;
         lint::check_platform_flag(lint, written, &expanded.text, &lookups, &from.name, lines);
         if expanded.text.is_empty() {
             let hint = expanded
@@ -137,10 +143,9 @@ impl Plan {
                 .iter()
                 .next()
                 .map_or_else(String::new, |unset| suggest::hint(unset, self.globals.names(), true));
-            return Err(CompileError::at(
-                lines,
-                format!("empty platform value from expression {written}{hint}"),
-            ));
+            let message = format!("empty platform value from expression {written}{hint}");
+            let error = CompileError::at(lines, message).word(written);
+            return Err(self.blank(error, &expanded.unset));
         }
         let known = [&options.build_platform, &options.target_platform];
         if let Some(same) = known.into_iter().find(|platform| platform.to_string() == expanded.text) {
@@ -149,7 +154,27 @@ impl Plan {
         let parsed = Platform::parse(&expanded.text);
         parsed.map(Some).map_err(|error| {
             CompileError::at(lines, format!("failed to parse platform {}: {error}", expanded.text))
+                .fault(Fault::Reference)
+                .word(written)
+                .hint("platforms are written like linux/amd64 or linux/arm/v7")
         })
+    }
+
+    /// An expression of FROM that comes to nothing: says what its variables lack.
+    fn blank(&self, mut error: CompileError, unset: &BTreeSet<String>) -> CompileError {
+        error = error.fault(Fault::BlankVariable);
+        for name in unset {
+            error = match suggest::nearest(name, self.globals.names(), true) {
+                Some(near) => error.hint(format!("`{name}` is not set; did you mean {near}?")),
+                None if self.globals.is_declared(name) => error.hint(format!(
+                    "`{name}` has neither a default nor a value: pass --build-arg {name}=VALUE"
+                )),
+                None => error.hint(format!(
+                    "`{name}` is not declared: FROM sees only what an ARG before the first FROM declares"
+                )),
+            };
+        }
+        error
     }
 
     fn base(
@@ -173,6 +198,8 @@ impl Plan {
                 lines,
                 format!("failed to parse stage name {}: {error}", crate::text::quote(base)),
             )
+            .fault(Fault::Reference)
+            .word(base)
         })?;
         Ok(Base::Image(reference.tag_or_latest().to_string()))
     }
@@ -199,7 +226,15 @@ impl Plan {
         }
         let hint = suggest::hint(target, self.names.keys().map(String::as_str), false);
         let shown = crate::text::quote(target);
-        Err(CompileError::new(format!("target stage {shown} could not be found{hint}")))
+        let error = CompileError::new(format!("target stage {shown} could not be found{hint}"));
+        Err(error.fault(Fault::UnknownStage).hint(match self.names.is_empty() {
+            true => "no stage has a name: FROM image AS name gives it one".to_owned(),
+            false => {
+                let known: Vec<&str> = self.names.keys().take(SHOWN_STAGES).map(String::as_str).collect();
+                let more = if self.names.len() > SHOWN_STAGES { ", …" } else { "" };
+                format!("stages of this file are {}{more}", known.join(", "))
+            }
+        }))
     }
 
     /// Finds what instructions of a stage read from.
@@ -236,7 +271,7 @@ impl Plan {
             MountSource::Empty => From::Stage(self.named(stage, SCRATCH, false, lines)?),
             MountSource::Named(name) if name.contains('$') => {
                 let message = "'from' doesn't support variable expansion, define alias stage instead";
-                return Err(CompileError::syntax(lines, message));
+                return Err(CompileError::syntax(lines, message).fault(Fault::Mount).word(name));
             }
             MountSource::Named(name) => From::Stage(self.named(stage, &name, false, lines)?),
         })
@@ -248,7 +283,9 @@ impl Plan {
                 lines,
                 "variable expansion is not supported for --from, define a new stage with FROM using ARG from global \
                  scope as a workaround",
-            ));
+            )
+            .fault(Fault::FlagValue)
+            .word(name));
         }
         self.named(stage, name, true, lines)
     }
@@ -270,7 +307,13 @@ impl Plan {
             return match index {
                 Some(index) if index == stage => Err(self.cycle(stage, lines)),
                 Some(index) => Ok(index),
-                None => Err(CompileError::at(lines, format!("invalid stage index {name}"))),
+                None => Err(CompileError::at(lines, format!("invalid stage index {name}"))
+                    .fault(Fault::UnknownStage)
+                    .word(name)
+                    .hint(format!(
+                        "stages are counted from 0, the last one of this file is {}",
+                        self.written.saturating_sub(1)
+                    ))),
             };
         }
         let platform = self.target_platform.clone();
@@ -300,6 +343,8 @@ impl Plan {
     pub(super) fn cycle(&self, stage: StageId, lines: Lines) -> CompileError {
         let shown = &self.stages[stage].shown;
         CompileError::at(lines, format!("circular dependency detected on stage: {shown}"))
+            .fault(Fault::Cycle)
+            .hint("a stage needs its own result, perhaps through others: split it")
     }
 
     /// What the target needs to know of the world.
@@ -368,7 +413,8 @@ impl Plan {
             let node = parse_trigger(text, self.escape, lines)?;
             // Of what ONBUILD refuses, images made by other tools may have the rest; upstream takes it.
             if node.keyword == "from" {
-                return Err(CompileError::at(lines, "FROM isn't allowed as an ONBUILD trigger"));
+                let error = CompileError::at(lines, "FROM isn't allowed as an ONBUILD trigger");
+                return Err(error.fault(Fault::Trigger));
             }
             let command = parse_command(&node).map_err(|error| error.moved_to(lines))?;
             let original = node.original.clone();

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rbuild_llb::State;
-use rbuild_oci::{ImageConfig, Platform};
+use rbuild_oci::{ImageConfig, ImageRef, Platform};
 
 pub(crate) use args::GlobalArgs;
 
@@ -132,4 +132,12 @@ pub(crate) struct Missing {
     pub(crate) context: bool,
     pub(crate) platform: Platform,
     pub(crate) lines: Option<Lines>,
+}
+
+impl Missing {
+    /// The name as a Dockerfile has it, as far as that can be told: without the default domain and tag.
+    pub(crate) fn written(&self) -> String {
+        let short = ImageRef::parse(&self.name).map_or_else(|_| self.name.clone(), |name| name.familiar());
+        short.strip_suffix(":latest").map(str::to_owned).unwrap_or(short)
+    }
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::pattern::{Affix, Pattern};
-use super::{Budget, Unset, Variables};
+use super::{Budget, ExpandError, Unset, Variables};
 
 /// `${a:-${b:-…}}` may nest this deep: the parser recurses.
 const MAX_DEPTH: u32 = 100;
@@ -61,7 +61,7 @@ impl Lexer {
     }
 
     /// Words without any variable.
-    pub(crate) fn words(self, text: &str) -> Result<Vec<String>, String> {
+    pub(crate) fn words(self, text: &str) -> Result<Vec<String>, ExpandError> {
         self.expand_words(text, &Unset, &Budget::default())
     }
 
@@ -71,7 +71,7 @@ impl Lexer {
         text: &str,
         variables: &dyn Variables,
         budget: &Budget,
-    ) -> Result<Expansion, String> {
+    ) -> Result<Expansion, ExpandError> {
         self.read(text, variables, budget, false)
     }
 
@@ -81,7 +81,7 @@ impl Lexer {
         text: &str,
         variables: &dyn Variables,
         budget: &Budget,
-    ) -> Result<Vec<String>, String> {
+    ) -> Result<Vec<String>, ExpandError> {
         self.read(text, variables, budget, true).map(|expansion| expansion.words)
     }
 
@@ -91,7 +91,7 @@ impl Lexer {
         variables: &dyn Variables,
         budget: &Budget,
         split: bool,
-    ) -> Result<Expansion, String> {
+    ) -> Result<Expansion, ExpandError> {
         let mut cursor = Cursor {
             lexer: self,
             chars: text.chars().collect(),
@@ -103,9 +103,7 @@ impl Lexer {
             spent: 0,
             budget,
         };
-        let (text_out, words) = cursor
-            .until(None, false)
-            .map_err(|message| format!("failed to process {}: {message}", crate::text::quote(text)))?;
+        let (text_out, words) = cursor.until(None, false).map_err(|error| error.of(text))?;
         Ok(Expansion { text: text_out, words, unset: cursor.unset })
     }
 }
@@ -157,12 +155,14 @@ impl Words {
 
 impl Cursor<'_> {
     /// Counts bytes that are copied. Errors: the text costs too much, or all texts together do.
-    fn charge(&mut self, bytes: usize) -> Result<(), String> {
+    fn charge(&mut self, bytes: usize) -> Result<(), ExpandError> {
         self.spent = self.spent.saturating_add(bytes);
         if self.spent > MAX_EXPANDED_BYTES {
-            return Err(format!("the text expands to more than {MAX_EXPANDED_BYTES} bytes"));
+            return Err(ExpandError::text(format!(
+                "the text expands to more than {MAX_EXPANDED_BYTES} bytes"
+            )));
         }
-        self.budget.spend(bytes)
+        Ok(self.budget.spend(bytes)?)
     }
 
     fn peek(&self) -> Option<char> {
@@ -176,7 +176,7 @@ impl Cursor<'_> {
     }
 
     /// Reads up to `stop`, which is consumed, or to the end.
-    fn until(&mut self, stop: Option<char>, raw_escapes: bool) -> Result<(String, Vec<String>), String> {
+    fn until(&mut self, stop: Option<char>, raw_escapes: bool) -> Result<(String, Vec<String>), ExpandError> {
         let mut text = String::new();
         let mut words = Words::default();
         while let Some(c) = self.peek() {
@@ -208,12 +208,14 @@ impl Cursor<'_> {
             }
         }
         match stop {
-            Some(stop) => Err(format!("unexpected end of statement while looking for matching {stop}")),
+            Some(stop) => Err(ExpandError::text(format!(
+                "unexpected end of statement while looking for matching {stop}"
+            ))),
             None => Ok((text, words.finish())),
         }
     }
 
-    fn plain(&mut self, raw_escapes: bool, text: &mut String, words: &mut Words) -> Result<(), String> {
+    fn plain(&mut self, raw_escapes: bool, text: &mut String, words: &mut Words) -> Result<(), ExpandError> {
         let Some(c) = self.next() else { return Ok(()) };
         self.charge(c.len_utf8())?;
         if c != self.lexer.escape {
@@ -237,16 +239,16 @@ impl Cursor<'_> {
         Ok(())
     }
 
-    fn single_quoted(&mut self) -> Result<String, String> {
+    fn single_quoted(&mut self) -> Result<String, ExpandError> {
         let mut text = String::new();
         let quote = self.next();
         text.extend(quote.filter(|_| self.lexer.raw_quotes));
         loop {
             match self.next() {
                 None => {
-                    return Err(
-                        "unexpected end of statement while looking for matching single-quote".to_owned()
-                    );
+                    return Err(ExpandError::text(
+                        "unexpected end of statement while looking for matching single-quote",
+                    ));
                 }
                 Some('\'') => break,
                 Some(c) => text.push(c),
@@ -257,16 +259,16 @@ impl Cursor<'_> {
     }
 
     /// Variables are expanded; the escape character only escapes `"`, `$` and itself.
-    fn double_quoted(&mut self) -> Result<String, String> {
+    fn double_quoted(&mut self) -> Result<String, ExpandError> {
         let mut text = String::new();
         let quote = self.next();
         text.extend(quote.filter(|_| self.lexer.raw_quotes));
         loop {
             match self.peek() {
                 None => {
-                    return Err(
-                        "unexpected end of statement while looking for matching double-quote".to_owned()
-                    );
+                    return Err(ExpandError::text(
+                        "unexpected end of statement while looking for matching double-quote",
+                    ));
                 }
                 Some('"') => {
                     self.at += 1;
@@ -284,9 +286,9 @@ impl Cursor<'_> {
                         continue;
                     }
                     let Some(escaped) = self.next() else {
-                        return Err(
-                            "unexpected end of statement while looking for matching double-quote".to_owned()
-                        );
+                        return Err(ExpandError::text(
+                            "unexpected end of statement while looking for matching double-quote",
+                        ));
                     };
                     let special = escaped == '"' || escaped == '$' || escaped == self.lexer.escape;
                     if !special || self.lexer.raw_escapes {
@@ -301,7 +303,7 @@ impl Cursor<'_> {
     }
 
     /// `$name`, `${name}`, `${name<modifier>}`.
-    fn dollar(&mut self) -> Result<String, String> {
+    fn dollar(&mut self) -> Result<String, ExpandError> {
         self.at += 1;
         if self.peek() != Some('{') {
             let name = self.name();
@@ -316,12 +318,12 @@ impl Cursor<'_> {
         }
         self.at += 1;
         match self.peek() {
-            None => return Err("syntax error: missing '}'".to_owned()),
-            Some('{' | '}' | ':') => return Err("syntax error: bad substitution".to_owned()),
+            None => return Err(ExpandError::text("syntax error: missing '}'")),
+            Some('{' | '}' | ':') => return Err(ExpandError::text("syntax error: bad substitution")),
             Some(_) => {}
         }
         if self.depth >= MAX_DEPTH {
-            return Err(format!("substitutions are nested more than {MAX_DEPTH} deep"));
+            return Err(ExpandError::text(format!("substitutions are nested more than {MAX_DEPTH} deep")));
         }
         self.depth += 1;
         let result = self.braced();
@@ -329,7 +331,7 @@ impl Cursor<'_> {
         result
     }
 
-    fn braced(&mut self) -> Result<String, String> {
+    fn braced(&mut self) -> Result<String, ExpandError> {
         let name = self.name();
         let mut modifier = String::new();
         let mut c = self.next();
@@ -348,24 +350,26 @@ impl Cursor<'_> {
             Some(kind @ ('-' | '+' | '?')) => self.default_or_error(&name, &modifier, kind, colon),
             Some(kind @ ('#' | '%')) if !colon => self.trim(&name, kind),
             Some('/') if !colon => self.replace(&name),
-            None => Err("syntax error: missing '}'".to_owned()),
+            None => Err(ExpandError::text("syntax error: missing '}'")),
             Some(_) => {
                 // Upstream reads the variable first, so that it is warned of, but only behind a colon.
                 if colon {
                     self.lookup(&name)?;
                 }
-                Err(format!("unsupported modifier ({modifier}) in substitution"))
+                Err(ExpandError::text(format!("unsupported modifier ({modifier}) in substitution")))
             }
         }
     }
 
     /// The rest of a substitution up to `stop`.
-    fn operand(&mut self, stop: char, raw_escapes: bool) -> Result<String, String> {
+    fn operand(&mut self, stop: char, raw_escapes: bool) -> Result<String, ExpandError> {
         let result = self.until(Some(stop), raw_escapes).map(|(text, _)| text);
         match result {
-            Err(_) if self.peek().is_none() && stop == '}' => Err("syntax error: missing '}'".to_owned()),
+            Err(_) if self.peek().is_none() && stop == '}' => {
+                Err(ExpandError::text("syntax error: missing '}'"))
+            }
             Err(_) if self.peek().is_none() && stop == '/' => {
-                Err("syntax error: missing '/' in ${}".to_owned())
+                Err(ExpandError::text("syntax error: missing '/' in ${}"))
             }
             other => other,
         }
@@ -377,7 +381,7 @@ impl Cursor<'_> {
         modifier: &str,
         kind: char,
         colon: bool,
-    ) -> Result<String, String> {
+    ) -> Result<String, ExpandError> {
         let word = self.operand('}', false)?;
         let value = self.value(name)?;
         let given = value.clone().filter(|value| !(colon && value.is_empty()));
@@ -391,15 +395,17 @@ impl Cursor<'_> {
             '+' => Ok(if given.is_some() { word } else { String::new() }),
             _ => match given {
                 Some(value) => Ok(value),
-                None if !word.is_empty() => Err(format!("{name}: {word}")),
-                None if present => Err(format!("{name}: is not allowed to be empty")),
-                None => Err(format!("{name}: is not allowed to be unset")),
+                None if !word.is_empty() => Err(ExpandError::required(name, format!("{name}: {word}"))),
+                None if present => {
+                    Err(ExpandError::required(name, format!("{name}: is not allowed to be empty")))
+                }
+                None => Err(ExpandError::required(name, format!("{name}: is not allowed to be unset"))),
             },
         }
     }
 
     /// `${name#pattern}` and its three kin.
-    fn trim(&mut self, name: &str, kind: char) -> Result<String, String> {
+    fn trim(&mut self, name: &str, kind: char) -> Result<String, ExpandError> {
         let greedy = self.peek() == Some(kind);
         self.at += usize::from(greedy);
         let pattern = self.operand('}', true)?;
@@ -408,11 +414,11 @@ impl Cursor<'_> {
             return Ok(self.unset_text(format!("${{{name}{mark}{pattern}}}")));
         };
         let affix = if kind == '#' { Affix::Prefix } else { Affix::Suffix };
-        Pattern::parse(&pattern, self.lexer.escape)?.trim(&value, affix, greedy)
+        Ok(Pattern::parse(&pattern, self.lexer.escape)?.trim(&value, affix, greedy)?)
     }
 
     /// `${name/pattern/text}` and `${name//pattern/text}`.
-    fn replace(&mut self, name: &str) -> Result<String, String> {
+    fn replace(&mut self, name: &str) -> Result<String, ExpandError> {
         let all = self.peek() == Some('/');
         self.at += usize::from(all);
         let pattern = self.operand('/', true)?;
@@ -434,14 +440,14 @@ impl Cursor<'_> {
         if self.lexer.skip_unset { written } else { String::new() }
     }
 
-    fn value(&mut self, name: &str) -> Result<Option<String>, String> {
+    fn value(&mut self, name: &str) -> Result<Option<String>, ExpandError> {
         let variables = self.variables;
         let Some(value) = variables.get(name) else { return Ok(None) };
         self.charge(value.len())?;
         Ok(Some(value.to_owned()))
     }
 
-    fn lookup(&mut self, name: &str) -> Result<Option<String>, String> {
+    fn lookup(&mut self, name: &str) -> Result<Option<String>, ExpandError> {
         let value = self.value(name)?;
         if value.is_none() {
             self.unset.insert(name.to_owned());

@@ -2,12 +2,14 @@
 //! quotes and escapes. Nothing here runs anything.
 
 mod budget;
+mod error;
 mod expand;
 mod pattern;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use budget::Budget;
+pub(crate) use error::ExpandError;
 pub(crate) use expand::{Expansion, Lexer};
 
 /// Where variables come from.

@@ -87,8 +87,8 @@ impl Pattern {
         value: &str,
         replacement: &str,
         all: bool,
-        charge: impl FnOnce(usize) -> Result<(), String>,
-    ) -> Result<String, String> {
+        charge: impl FnOnce(usize) -> Result<(), super::ExpandError>,
+    ) -> Result<String, super::ExpandError> {
         let regex = self.regex(true, "", "", false)?;
         let limit = usize::from(!all);
         let matches = if all { regex.find_iter(value).count() } else { 1 };

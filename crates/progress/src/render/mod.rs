@@ -3,6 +3,7 @@
 
 mod board;
 mod colours;
+mod excerpt;
 mod log;
 mod plain;
 mod raw;
@@ -20,6 +21,9 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use rbuild_api::moby::buildkit::v1::StatusResponse;
+
+pub use excerpt::{Look, Mark, excerpt};
+pub use text::bytes;
 
 use board::Board;
 use log::Keep;
@@ -47,7 +51,7 @@ pub enum Mode {
     Tty,
     /// A JSON object per event.
     RawJson,
-    /// Nothing.
+    /// Nothing but the ends of the logs of failed steps.
     Quiet,
 }
 
@@ -164,7 +168,8 @@ impl Renderer {
         let keep = match view {
             View::Plain(_) => Keep { pending: true, tail: text::LAST_LINES },
             View::Tty(_) => Keep { pending: false, tail: TTY_TAIL },
-            View::RawJson | View::Quiet => Keep { pending: false, tail: 1 },
+            View::Quiet => Keep { pending: false, tail: text::LAST_LINES },
+            View::RawJson => Keep { pending: false, tail: 1 },
         };
         Self { board: Board::new(keep), view, writer, options, started: Instant::now(), broken: false }
     }
@@ -255,7 +260,12 @@ impl Renderer {
                 self.writer.write_all(text.as_bytes())?;
                 tty.colours.warning.clone()
             }
-            View::RawJson | View::Quiet => return Ok(()),
+            View::Quiet => {
+                let text = text::failures(&self.board);
+                self.writer.write_all(text.as_bytes())?;
+                return self.writer.flush();
+            }
+            View::RawJson => return Ok(()),
         };
         let warnings = text::warnings(&self.board, &self.options, colour.as_deref());
         self.writer.write_all(warnings.as_bytes())?;

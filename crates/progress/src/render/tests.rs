@@ -316,7 +316,7 @@ fn warnings_are_listed_and_explained_on_demand() {
     assert!(long.starts_with("\n 1 warning found:\n - JSON"), "{long}");
     assert!(long.ends_with(
         "A shell would eat signals\nMore info: https://example.com/rule\nDockerfile:2\n--------------------\n   \
-         1 |     FROM x\n   2 | >>> CMD y\n--------------------\n\n"
+         1 |     FROM x\n   2 | >>> CMD y\n   3 |     \n--------------------\n\n"
     ));
 }
 

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use rbuild_api::moby::buildkit::v1::{VertexStatus, VertexWarning};
-use rbuild_api::pb::{Position, Range, SourceInfo};
 
 use super::RenderOptions;
 use super::board::Board;
+use super::excerpt::{Look, Mark, excerpt};
 use super::spans::seconds;
 
 /// Lines of a failed step's log that are repeated at the end of plain output.
@@ -76,7 +76,7 @@ fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
 }
 
 /// `13.16MB`: decimal units, at most two digits after the point, as upstream's clients print them.
-pub(super) fn bytes(count: i64) -> String {
+pub fn bytes(count: i64) -> String {
     const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
     if count < 1_000 {
         return format!("{count}B");
@@ -124,12 +124,16 @@ pub(super) fn status_line(status: &VertexStatus) -> String {
     line
 }
 
-/// The end of each failed step's log.
+/// The end of each failed step's log; nothing for those that said nothing.
 pub(super) fn failures(board: &Board) -> String {
     let mut out = String::new();
     for (_, entry) in board.visible().filter(|(_, entry)| entry.is_failed()) {
-        let _ok = writeln!(out, "------\n > {}:", entry.name()).is_ok();
         let (before, lines) = entry.log.tail();
+        let mut lines = lines.peekable();
+        if lines.peek().is_none() {
+            continue;
+        }
+        let _ok = writeln!(out, "------\n > {}:", entry.name()).is_ok();
         if before > 0 && board.keep.tail > LAST_LINES {
             let _ok = writeln!(out, "[{before} lines before]").is_ok();
         }
@@ -173,31 +177,11 @@ fn warning_details(out: &mut String, warning: &VertexWarning) {
         let _ok = writeln!(out, "More info: {}", one_line(&warning.url)).is_ok();
     }
     if let Some(info) = &warning.info {
-        excerpt(out, info, &warning.ranges);
+        let marks: Vec<Mark> = warning.ranges.iter().filter_map(Mark::from_wire).collect();
+        let text = String::from_utf8_lossy(&info.data);
+        out.push_str(&excerpt(&info.filename, &text, &marks, Look::Framed).unwrap_or_default());
     }
     out.push('\n');
-}
-
-/// The lines that a warning is about, marked, with two lines on each side.
-fn excerpt(out: &mut String, info: &SourceInfo, ranges: &[Range]) {
-    const AROUND: usize = 2;
-    let line = |at: Option<&Position>| at.and_then(|at| usize::try_from(at.line).ok()).unwrap_or(0);
-    let (first, last) = match ranges {
-        [] => return,
-        [first, ..] => (line(first.start.as_ref()), line(first.end.as_ref()).max(line(first.start.as_ref()))),
-    };
-    if first == 0 {
-        return;
-    }
-    let text = String::from_utf8_lossy(&info.data);
-    let _ok = writeln!(out, "{}:{first}\n--------------------", one_line(&info.filename)).is_ok();
-    let shown = text.lines().enumerate().map(|(index, text)| (index + 1, text));
-    let (from, to) = (first.saturating_sub(AROUND), last.saturating_add(AROUND));
-    for (number, text) in shown.skip_while(|(number, _)| *number < from).take_while(|(n, _)| *n <= to) {
-        let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };
-        let _ok = writeln!(out, "{number:4} | {mark} {}", clean(text)).is_ok();
-    }
-    out.push_str("--------------------\n");
 }
 
 #[cfg(test)]

@@ -210,7 +210,7 @@ async fn root_a_graph_is_checked_for_grants_as_a_whole() {
         .unwrap();
     let graph = rbuild_llb::Graph::from_definition(&definition).unwrap();
     let denied = Worker::check(&graph, &rbuild_worker::Entitlements::none());
-    assert!(matches!(denied, Err(OpError::Denied { .. })));
+    assert!(denied.is_err_and(|lacking| matches!(lacking.1, OpError::Denied { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]
