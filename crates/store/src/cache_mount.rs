@@ -23,11 +23,32 @@ pub enum Sharing {
     Locked,
 }
 
+/// Whom a cache mount is for. Those of one kind never meet those of another, whatever they are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CachePurpose {
+    /// Steps, which write what they like into it.
+    #[default]
+    Steps,
+    /// The daemon's own repositories, which steps must not reach.
+    GitRepository,
+}
+
+impl CachePurpose {
+    fn kind(self) -> NamedKind {
+        match self {
+            Self::Steps => NamedKind::CacheMount,
+            Self::GitRepository => NamedKind::GitRepository,
+        }
+    }
+}
+
 /// Which cache mount.
 #[derive(Debug, Clone)]
 pub struct CacheMountOptions {
     /// Its name.
     pub id: String,
+    /// Whom it is for.
+    pub purpose: CachePurpose,
     /// Who else may use it.
     pub sharing: Sharing,
     /// What is in it when it is new. The same name over another base is another mount.
@@ -59,13 +80,14 @@ impl Store {
             None => options.id.clone(),
             Some(base) => format!("{}:{}", options.id, base.id),
         };
+        let kind = options.purpose.kind();
         loop {
             let freed = self.inner.names.freed.notified();
             tokio::pin!(freed);
             // Heard from here on, also between the look and the wait.
             freed.as_mut().enable();
             let making = self.inner.names.making.lock().await;
-            if let Some((hold, row)) = self.find_mount(&key, options.sharing) {
+            if let Some((hold, row)) = self.find_mount(kind, &key, options.sharing) {
                 drop(making);
                 return self.open_mount(hold, row, base).await;
             }
@@ -75,7 +97,7 @@ impl Store {
                 .all
                 .lock()
                 .values()
-                .any(|named| named.row.kind == NamedKind::CacheMount && named.row.key == key);
+                .any(|named| named.row.kind == kind && named.row.key == key);
             if options.sharing == Sharing::Locked && is_taken {
                 drop(making);
                 freed.await;
@@ -88,7 +110,6 @@ impl Store {
                 if let Some(base) = &base_node {
                     store.make_permanent(base)?;
                 }
-                let kind = NamedKind::CacheMount;
                 let (hold, row) =
                     store.make_named(kind, &key, base_node.as_ref(), &options.description, exclusive)?;
                 Ok((Releasing { hold: Some(hold), store }, row))
@@ -101,22 +122,19 @@ impl Store {
     }
 
     /// One that can be used now, taken.
-    fn find_mount(&self, key: &str, sharing: Sharing) -> Option<(Hold, NamedRow)> {
+    fn find_mount(&self, kind: NamedKind, key: &str, sharing: Sharing) -> Option<(Hold, NamedRow)> {
         let names = &self.inner.names;
         if sharing == Sharing::Shared {
             let mut all = names.all.lock();
             let shared = all.iter_mut().find(|(_, named)| {
-                named.row.kind == NamedKind::CacheMount
-                    && named.row.key == key
-                    && named.holders > 0
-                    && !named.exclusive
+                named.row.kind == kind && named.row.key == key && named.holders > 0 && !named.exclusive
             });
             if let Some((id, named)) = shared {
                 named.holders += 1;
                 return Some((Hold { id: *id }, named.row.clone()));
             }
         }
-        names.take_free(NamedKind::CacheMount, key, sharing != Sharing::Shared)
+        names.take_free(kind, key, sharing != Sharing::Shared)
     }
 
     async fn open_mount(&self, hold: Hold, row: NamedRow, base: Option<Arc<Node>>) -> Result<CacheMount> {

@@ -51,7 +51,7 @@ mod unlazy;
 mod usage;
 
 pub use blobs::LayerBlob;
-pub use cache_mount::{CacheMount, CacheMountOptions, Sharing};
+pub use cache_mount::{CacheMount, CacheMountOptions, CachePurpose, Sharing};
 pub use checksum::{ChecksumOptions, EntryKind, FileHeader, PathDigests};
 pub use context::{ContextEntry, LocalContext};
 pub use error::{Result, StoreError};

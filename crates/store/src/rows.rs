@@ -158,6 +158,7 @@ impl RefRow {
 pub(crate) enum NamedKind {
     CacheMount,
     LocalContext,
+    GitRepository,
 }
 
 /// A directory that is found again by a name: a cache mount or the last state of a local context.

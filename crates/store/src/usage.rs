@@ -156,6 +156,7 @@ impl Store {
             record_type: match row.kind {
                 NamedKind::CacheMount => RecordType::ExecCacheMount,
                 NamedKind::LocalContext => RecordType::SourceLocal,
+                NamedKind::GitRepository => RecordType::SourceGitCheckout,
             },
             shared: false,
         };

@@ -20,7 +20,7 @@ use rbuild_digest::random_id;
 use rbuild_exec::{ContainerMount, MountSource};
 use rbuild_llb::{CacheSharing, ExecOp, Mount, MountKind, SecretMount, SshMount};
 use rbuild_session::{Session, SessionError, SessionGroup, SshSocket};
-use rbuild_store::{CacheMount, CacheMountOptions, MutableRef, NewMutable, Ref, Sharing};
+use rbuild_store::{CacheMount, CacheMountOptions, CachePurpose, MutableRef, NewMutable, Ref, Sharing};
 
 use crate::error::OpError;
 use crate::op::LlbOp;
@@ -148,6 +148,7 @@ impl Prepared {
         wanted.sort_by(|a, b| a.0.cmp(&b.0));
         for (key, sharing, base) in wanted {
             let options = CacheMountOptions {
+                purpose: CachePurpose::Steps,
                 id: key.0.clone(),
                 sharing: match sharing {
                     CacheSharing::Shared => Sharing::Shared,

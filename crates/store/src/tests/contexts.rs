@@ -84,6 +84,7 @@ async fn root_a_context_survives_a_restart() {
 
 async fn cache(store: &Store, sharing: Sharing, base: Option<&Ref>) -> CacheMount {
     let options = CacheMountOptions {
+        purpose: crate::CachePurpose::Steps,
         id: "npm".into(),
         sharing,
         base: base.cloned(),

@@ -69,6 +69,7 @@ async fn root_cache_mounts_and_contexts_are_shown_and_go_unless_they_are_used() 
     let home = Home::new(SnapshotterKind::Overlay);
     let store = &home.store;
     let mount = |id: &str| CacheMountOptions {
+        purpose: crate::CachePurpose::Steps,
         id: id.into(),
         sharing: Sharing::Shared,
         base: None,
