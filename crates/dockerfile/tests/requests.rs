@@ -134,8 +134,6 @@ async fn named_images_replace_names_and_are_pinned() {
 #[tokio::test]
 async fn what_is_not_supported_is_refused_by_name() {
     let cases = [
-        ("FROM a\n", vec![("context", "https://x/y.git")], "https://x/y.git"),
-        ("FROM a\n", vec![("context:a", "git://x/y.git")], "git://x/y.git"),
         ("FROM a\n", vec![("context", "ftp://u:secret@x/y")], "unsupported build context `ftp://x/y`"),
         ("FROM a\n", vec![("context", "word")], "unsupported build context `word`"),
         ("FROM a\n", vec![("context:a", "oci-layout://x:v1")], "oci-layout reference \"x:v1\" has no digest"),

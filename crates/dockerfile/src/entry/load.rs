@@ -4,6 +4,7 @@ use rbuild_frontend::{Bridge, BuildError, ErrorCode, Fault, ResultRefs, SharedRe
 use rbuild_llb::{Constraints, Definition, LocalDiffer, LocalOptions, MarshalOptions, SourceInfo, State};
 use rbuild_patterns::{PatternSet, parse_dockerignore};
 
+use super::git;
 use super::remote::{self, Remote};
 use super::request::BuildRequest;
 use crate::context::{BuildContext, LocalContext};
@@ -44,7 +45,8 @@ struct Wanted<'a> {
 impl Loader {
     /// Fetches the context if it is a remote one.
     pub(super) async fn new(bridge: Arc<dyn Bridge>, build: &BuildRequest) -> Result<Self, BuildError> {
-        let remote = remote::find(&*bridge, &build.remote, &build.subdir).await?;
+        let keep_git_dir = git::keeps_git_dir(build.options.get("build-arg:BUILDKIT_CONTEXT_KEEP_GIT_DIR"));
+        let remote = remote::find(&*bridge, &build.remote, &build.subdir, keep_git_dir).await?;
         let sole = remote.as_ref().and_then(|remote| remote.sole_file);
         let elsewhere = match (build.inputs.get("dockerfile"), &remote) {
             (Some(input), _) => Some(input.clone()),

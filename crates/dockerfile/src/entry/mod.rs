@@ -1,5 +1,6 @@
 //! The frontend `dockerfile.v0`: reads the file, resolves what it names and hands definitions to the daemon.
 
+mod git;
 mod images;
 mod load;
 mod named;

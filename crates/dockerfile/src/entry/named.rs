@@ -34,11 +34,9 @@ impl Shared {
             "local" => self.local_context(context, rest).await,
             "input" => self.input_context(context, rest),
             "http" | "https" if !remote::is_git(&context.value) => Ok(Self::http_context(context)),
-            "git" | "http" | "https" => Err(BuildError::unimplemented(format!(
-                "a named context from a git repository is not supported by rbuild yet: {}={}",
-                context.name,
-                remote::redacted(&context.value)
-            ))),
+            // Upstream refuses `ssh://` here, which it takes everywhere else.
+            "git" | "http" | "https" | "ssh" => Self::git_context(context),
+            _ if remote::is_git(&context.value) => Self::git_context(context),
             _ => Err(BuildError::invalid(format!("unsupported context source {kind} for {}", context.name))),
         }
     }
@@ -79,6 +77,11 @@ impl Shared {
         let url = &context.value;
         let step = format!("[context {}] {}", context.name, remote::redacted(url));
         BaseImage { config: None, files: BaseFiles::State(Box::new(remote::fetched(url, step))) }
+    }
+
+    fn git_context(context: &NamedContext) -> Result<BaseImage, BuildError> {
+        let files = super::git::state(&context.value, false)?;
+        Ok(BaseImage { config: None, files: BaseFiles::State(Box::new(files)) })
     }
 
     async fn layout_context(

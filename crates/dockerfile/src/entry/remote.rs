@@ -29,26 +29,26 @@ pub(super) struct Remote {
 
 /// The remote context that a request's option names, if it names one.
 ///
+/// `keep_git_dir`: a repository comes with its `.git`.
 /// Errors: the context cannot be fetched; the option is neither a URL nor empty.
 pub(super) async fn find(
     bridge: &dyn Bridge,
     context: &str,
     subdir: &str,
+    keep_git_dir: bool,
 ) -> Result<Option<Remote>, BuildError> {
     if context.is_empty() {
         return Ok(None);
     }
     if is_git(context) {
-        return Err(BuildError::unimplemented(format!(
-            "a build context from a git repository is not supported by rbuild yet: `{}`",
-            redacted(context)
-        )));
+        let files = super::git::state(context, keep_git_dir)?;
+        return Ok(Some(Remote { context: below(&files, subdir), dockerfile: files, sole_file: None }));
     }
     if is_http(context) {
         return http(bridge, context, subdir).await.map(Some);
     }
     Err(BuildError::invalid(format!(
-        "unsupported build context `{}`: expected an http or https URL",
+        "unsupported build context `{}`: expected a git repository, or an http or https URL",
         redacted(context)
     )))
 }
