@@ -12,6 +12,7 @@ mod a8_errors;
 mod a9_checks;
 mod b1_context;
 mod b2_stdin;
+mod b3_git;
 mod b4_remote;
 mod b5_named;
 mod bad_input;

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, clippy::print_stderr)]
 
 mod daemon;
+mod git;
 mod http;
 mod images;
 mod output;
@@ -15,6 +16,7 @@ mod registry;
 mod space;
 
 pub use daemon::{DaemonOptions, TestDaemon};
+pub use git::{GitServerOptions, Request, TestGit, TestRepo};
 pub use http::{Page, TestHttp};
 pub use images::{ImageSpec, busybox_root, debian_root, push_image};
 pub use output::TestOutput;

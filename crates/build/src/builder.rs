@@ -12,7 +12,7 @@ use rbuild_progress::StatusStream;
 use rbuild_registry::{Registry, RegistryConfig};
 use rbuild_session::SessionManager;
 use rbuild_solver::{Solver, SolverOptions};
-use rbuild_source::{HttpSource, ImageSource, LocalSource, Source};
+use rbuild_source::{GitSource, HttpSource, ImageSource, LocalSource, Source};
 use rbuild_store::{GcPolicy, SnapshotterKind, Store, StoreOptions};
 use rbuild_worker::{Entitlements, LlbOp, Worker, WorkerOptions};
 use tokio::task::JoinHandle;
@@ -131,6 +131,7 @@ impl Builder {
         let sources: Vec<Arc<dyn Source>> = vec![
             Arc::new(ImageSource::new(store.clone(), registry.clone(), sessions.clone())),
             Arc::new(LocalSource::new(store.clone(), sessions.clone())),
+            Arc::new(GitSource::new(store.clone(), sessions.clone())),
             Arc::new(HttpSource::new(store.clone(), sessions.clone())?),
         ];
         let worker = Worker::new(WorkerOptions {

@@ -11,6 +11,7 @@
 
 mod credentials;
 mod error;
+mod git;
 mod http;
 mod image;
 mod layout;
@@ -19,6 +20,7 @@ mod source;
 
 pub use credentials::SessionCredentials;
 pub use error::SourceError;
+pub use git::GitSource;
 pub use http::{AddressPolicy, HttpLimits, HttpSource};
 pub use image::ImageSource;
 pub use local::LocalSource;

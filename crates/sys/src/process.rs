@@ -161,6 +161,23 @@ pub fn kill(pidfd: impl AsFd, signal: i32) -> Result<()> {
     Err(SysError::new("pidfd_send_signal", "", RawErrno::from(err)))
 }
 
+/// User and group that this process acts as.
+pub fn user_ids() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
+/// Kills all processes of the group that `leader` leads; a group that is gone already is fine.
+///
+/// The caller has not waited for the leader yet, so that the number is still the group's.
+pub fn kill_group(leader: u32) -> Result<()> {
+    let pid = i32::try_from(leader).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.ok_or_else(|| SysError::new("kill", "", Errno::INVAL))?;
+    match rustix::process::kill_process_group(pid, rustix::process::Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(errno) => Err(SysError::new("kill", "", errno)),
+    }
+}
+
 /// What the umask is known to be; [`UNKNOWN`] until it was set or read.
 static UMASK: AtomicU32 = AtomicU32::new(UNKNOWN);
 const UNKNOWN: u32 = u32::MAX;
