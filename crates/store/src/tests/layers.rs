@@ -118,6 +118,10 @@ impl ProviderFactory for Factory {
         assert_eq!(origin, "test");
         Ok(self.0.clone())
     }
+
+    fn serves(&self, origin: &str) -> bool {
+        origin == "test"
+    }
 }
 
 #[tokio::test]
