@@ -123,7 +123,10 @@ impl Context {
             let what = if dir.exists() { "is not a directory" } else { "does not exist" };
             return Err(CommandError::new(format!("unable to prepare context: {} {what}", args.context))
                 .fault(Fault::Context)
-                .hint("the last argument names the directory of the build context, for instance `.`"));
+                .hint(match args.context.contains("://") {
+                    true => "contexts are fetched by http, https, git and ssh",
+                    false => "the last argument names the directory of the build context, for instance `.`",
+                }));
         }
         let mut context = Self { shared_key: run::shared_key(&dir), ..Self::default() };
         match &args.file {
