@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Measures rbuildd against a buildkitd in one run, as ratios. Both are driven by the same client (BUILDCTL).
+# Measures rbuildd against a buildkitd in one run, as ratios. Both are driven by the same client (BUILDCTL), but for
+# `transfer`: there each daemon has its own client.
 #
-#   BUILDKITD=… BUILDCTL=… tests/bench/run.sh [case…]      cases: start rss noop steps context
+#   BUILDKITD=… BUILDCTL=… tests/bench/run.sh [case…]      cases: start rss noop steps context transfer git
 #
 # Needs root, hyperfine and docker-registry; the base image is a static busybox made on the spot.
 set -euo pipefail
@@ -10,7 +11,7 @@ cd "$(dirname "$0")/../.."
 BIN=${RBUILD_BIN:-$PWD/${CARGO_TARGET_DIR:-target}/release}
 RUNS=${RUNS:-10}
 cases=("${@:-start}")
-[ $# -gt 0 ] || cases=(start rss noop steps context)
+[ $# -gt 0 ] || cases=(start rss noop steps context transfer git)
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/rbuild-bench.XXXXXX")
 pids=()
@@ -108,6 +109,8 @@ for i in range(10000):
       printf 'FROM scratch\nCOPY files /\n' > "$work/context/Dockerfile"
       # ext4 does not give out an inode again for five seconds and searches for others meanwhile: wait for that.
       compare "10,000 x 4 KiB sent cold" "sh -c '$BUILDCTL --addr unix://{sock} prune --all && sleep 6'" "$(build "$work/context" "")" ;;
+    transfer | git)
+      python3 "$PWD/tests/bench/transfer.py" "$case" "$work" "$BUILDCTL" "$BIN/rbuildctl" "${RUNS}" ;;
     *) echo "unknown case $case" >&2; exit 2 ;;
   esac
 done
