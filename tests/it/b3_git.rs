@@ -2,7 +2,7 @@ use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use rbuild_tests::{GitServerOptions, TestDaemon, TestGit, TestRepo, TestSpace};
+use rbuild_tests::{GitServerOptions, TestDaemon, TestGit, TestRepo, TestSpace, TestSsh};
 
 /// Mode, name and content of a file of a tree.
 type Entry = (&'static str, &'static str, String);
@@ -310,4 +310,17 @@ fn a_cancelled_build_ends_its_git() {
     stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
     stream.read_to_end(&mut rest).unwrap();
     assert!(daemon.alive());
+}
+
+#[test]
+fn repositories_are_reached_over_ssh_with_the_clients_agent() {
+    let daemon = TestDaemon::start();
+    let ssh = TestSsh::start();
+    let (repo, first, _) = sample();
+    let url = ssh.url(&repo.space.at(".git"));
+    let agent = format!("default={}", ssh.agent());
+    let (_, out) = build(&daemon, &format!("{url}#{first}"), &["--ssh", &agent]);
+    assert_eq!(out.read("who"), "one");
+    let (refused, _) = try_build(&daemon, &format!("{url}#main"), &[]);
+    refused.failure().has("build with --ssh default");
 }

@@ -14,6 +14,7 @@ mod images;
 mod output;
 mod registry;
 mod space;
+mod ssh;
 
 pub use daemon::{DaemonOptions, TestDaemon};
 pub use git::{GitServerOptions, Request, TestGit, TestRepo};
@@ -22,3 +23,4 @@ pub use images::{ImageSpec, busybox_root, debian_root, push_image};
 pub use output::TestOutput;
 pub use registry::{TestRegistry, registry};
 pub use space::{TestSpace, binary, run, run_in};
+pub use ssh::TestSsh;
