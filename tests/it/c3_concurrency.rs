@@ -1,24 +1,4 @@
-use std::time::{Duration, Instant};
-
-use rbuild_tests::{TestDaemon, TestOutput, TestSpace};
-
-fn sleepers(marker: &str) -> usize {
-    let mut count = 0;
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        // The sleep itself, not the shell, the client or its Dockerfile argument.
-        count += usize::from(line == format!("sleep\0{marker}\0").into_bytes());
-    }
-    count
-}
-
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
+use rbuild_tests::{Running, TestDaemon, TestSpace, processes, wait_until};
 
 #[test]
 fn independent_stages_run_at_once() {
@@ -41,25 +21,21 @@ fn independent_stages_run_at_once() {
 fn a_shared_step_runs_once_and_outlives_one_of_its_two_builds() {
     let daemon = TestDaemon::start();
     let space = TestSpace::new();
-    space.write("Dockerfile", "FROM busybox\nRUN date +%s%N > /stamp; sleep 3.14159\n");
+    space.write("Dockerfile", "FROM busybox\nRUN date +%s%N > /stamp; sleep 5.14159\n");
     let build = || {
-        daemon
-            .client(space.path(), &["build", "--progress=plain", "-o", "type=cacheonly", "."])
-            .spawn()
-            .unwrap()
+        let args = ["build", "--progress=plain", "-o", "type=cacheonly", "."];
+        Running::start(daemon.client(space.path(), &args))
     };
-    let mut first = build();
-    wait_until("the step runs", || sleepers("3.14159") == 1);
+    let sleepers = || processes(&["sleep", "5.14159"]);
+    let first = build();
+    wait_until("the step runs", || sleepers() == 1);
     let second = build();
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(sleepers("3.14159"), 1, "the shared step runs twice");
-    first.kill().unwrap();
-    first.wait().unwrap();
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(sleepers("3.14159"), 1, "the step died with one of its builds");
-    let output = TestOutput::new("second build".into(), &second.wait_with_output().unwrap());
-    let output = output.success();
-    assert!(!output.all().contains("canceled"), "{}", output.all());
+    second.wait_for("RUN date");
+    assert_eq!(sleepers(), 1, "the shared step runs twice");
+    first.kill();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(sleepers(), 1, "the step died with one of its builds");
+    second.end().success().lacks("canceled");
 }
 
 #[test]
@@ -69,12 +45,12 @@ fn the_container_stops_with_its_last_build() {
     space.write("Dockerfile", "FROM busybox\nRUN trap '' TERM; sleep 271.828\n");
     let build = || daemon.client(space.path(), &["build", "--progress=plain", "."]).spawn().unwrap();
     let (mut first, mut second) = (build(), build());
-    wait_until("the step runs", || sleepers("271.828") == 1);
+    wait_until("the step runs", || processes(&["sleep", "271.828"]) == 1);
     for child in [&mut first, &mut second] {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    wait_until("the container is gone", || sleepers("271.828") == 0);
+    wait_until("the container is gone", || processes(&["sleep", "271.828"]) == 0);
     space.write("Dockerfile", "FROM busybox\nRUN true\n");
     daemon.build(space.path(), &[]).success();
 }

@@ -39,7 +39,7 @@ fn twenty_kills_at_random_moments_lose_nothing_that_was_finished() {
         client.wait().unwrap();
         let start = Instant::now();
         daemon.restart();
-        assert!(start.elapsed() < Duration::from_secs(10), "round {round}: the restart hangs");
+        assert!(start.elapsed() < Duration::from_secs(60), "round {round}: the restart hangs");
         let again = daemon.build(&space.at("base"), &["-t", "kept"]).success();
         assert!(again.cached("RUN echo finished"), "round {round}: {}", again.all());
         daemon.build(space.path(), &["-t", "r", "-o", "type=oci,dest=out.tar"]).success();

@@ -13,6 +13,7 @@ mod http;
 mod images;
 mod output;
 mod registry;
+mod running;
 mod space;
 mod ssh;
 
@@ -22,5 +23,6 @@ pub use http::{Page, TestHttp};
 pub use images::{ImageSpec, busybox_root, debian_root, push_image};
 pub use output::TestOutput;
 pub use registry::{TestRegistry, registry};
+pub use running::{Running, processes, wait_until};
 pub use space::{TestSpace, binary, run, run_in};
 pub use ssh::TestSsh;

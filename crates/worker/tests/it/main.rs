@@ -2,7 +2,6 @@
 //! tests need root.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
-mod bench;
 mod cache;
 mod fixture;
 mod steps;
@@ -17,5 +16,5 @@ fn no_test_file_is_forgotten() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     files.sort();
-    assert_eq!(files, ["bench.rs", "cache.rs", "fixture.rs", "main.rs", "steps.rs"]);
+    assert_eq!(files, ["cache.rs", "fixture.rs", "main.rs", "steps.rs"]);
 }
