@@ -193,6 +193,9 @@ mod tests {
             ("", "", true),
             ("", "a", false),
             ("**a", "bca", true),
+            ("a[/]b", "a/b", true),
+            // The class takes its first place, and what would fit later is not looked for.
+            ("?*[./]?*", "x.ab/c", false),
         ] {
             assert_eq!(glob_match(pattern, name), Ok(expected), "{pattern} on {name}");
         }

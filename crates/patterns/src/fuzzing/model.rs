@@ -1,5 +1,5 @@
 //! Patterns the slow way: tokens, and the set of places that a match may have reached. It has no answer for
-//! what only regular expressions know (`\b`, `\pL`, stars within classes).
+//! what only regular expressions know (`\b`, `\pL`, stars within classes), nor for globs that do not look back.
 
 use crate::path::parents;
 
@@ -62,7 +62,10 @@ pub(super) fn glob_matches(pattern: &str, path: &str) -> Option<bool> {
     if !pattern.is_ascii() || !path.is_ascii() {
         return None;
     }
-    Some(reaches_end(&tokens(pattern, false)?, path))
+    let tokens = tokens(pattern, false)?;
+    // Go's globs never reconsider where a star ended. All that makes a difference is a class that takes `/`.
+    let crosses = |token: &Token| matches!(token, Token::Class { .. }) && step(token, '/');
+    (!tokens.iter().any(crosses)).then(|| reaches_end(&tokens, path))
 }
 
 /// `deep`: two stars cross directories, and `^` is an anchor, as in lists; in globs they are not and do not.
