@@ -21,6 +21,7 @@ mod c2_changes;
 mod c3_concurrency;
 mod c5_kill;
 mod c6_cache_transport;
+mod c7_disk;
 mod c8_explain;
 mod d1_outputs;
 mod d4_results;

@@ -15,7 +15,7 @@ use rbuild_solver::{Solver, SolverOptions};
 use rbuild_source::{GitSource, HttpSource, ImageSource, LocalSource, Source};
 use rbuild_store::{GcPolicy, SnapshotterKind, Store, StoreOptions};
 use rbuild_worker::{Entitlements, LlbOp, Worker, WorkerOptions};
-use tokio::task::JoinHandle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,9 +24,6 @@ use crate::explain::{BuildArgs, Explained, Explainer, Memory, TargetName};
 use crate::history::{EncodeError, History, HistoryLimits, HistoryRefusal};
 use crate::request::{BuildOutcome, BuildRequest};
 use crate::run;
-
-/// How often garbage is looked for. Source: upstream collects a second after each build and at intervals.
-const GC_EVERY: Duration = Duration::from_secs(60);
 
 /// What a builder needs to know.
 #[derive(Debug, Clone)]
@@ -92,22 +89,14 @@ pub struct Builder {
     pub(crate) entitlements: Entitlements,
     store: Store,
     builds: Arc<Builds>,
-    memory: Memory,
+    pub(crate) memory: Memory,
     history: History,
     tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
-    gc: Option<Vec<GcPolicy>>,
+    pub(crate) gc: Option<Vec<GcPolicy>>,
+    /// A build ended: there may be something to collect.
+    pub(crate) build_ended: Notify,
     worker_id: String,
-}
-
-/// The garbage collector's task; ends when dropped.
-#[derive(Debug)]
-pub struct GcTask(JoinHandle<()>);
-
-impl Drop for GcTask {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Builder {
@@ -143,6 +132,7 @@ impl Builder {
             max_unpacked_bytes: options.max_unpacked_bytes,
             entitlements: entitlements.clone(),
             dns: options.dns,
+            gc: options.gc.clone(),
             run_dir: store.run_dir(),
         });
         let cache = Arc::new(LocalCache::new(store.clone()));
@@ -161,6 +151,7 @@ impl Builder {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             gc: options.gc,
+            build_ended: Notify::new(),
             worker_id: worker_id(&store),
             store,
         })
@@ -183,9 +174,14 @@ impl Builder {
             let explaining = Explaining::new(&request);
             let explainer = Arc::new(Explainer::default());
             let outcome = run::build(&builder, request, progress, explainer.clone(), cancel).await;
+            let outcome = match outcome {
+                Err(error) => Err(builder.with_holders(error).await),
+                built => built,
+            };
             let explained = explaining.finish(&builder, explainer).await;
             recording.finish(&outcome, explained).await;
             drop(running);
+            builder.build_ended.notify_one();
             let seconds = begun.elapsed().as_secs_f32();
             match &outcome {
                 Ok(_) => tracing::info!(build = %id, seconds, "build finished"),
@@ -246,33 +242,6 @@ impl Builder {
     /// The worker's id: the same as long as the state directory is.
     pub fn worker_id(&self) -> &str {
         &self.worker_id
-    }
-
-    /// Starts collecting garbage in the background: what ended builds left in memory, and the cache if the builder
-    /// was opened with policies.
-    pub fn start_gc(self: &Arc<Self>) -> GcTask {
-        let policies = self.gc.clone();
-        let (store, history, memory) = (self.store.clone(), self.history.clone(), self.memory.clone());
-        let work = async move {
-            let mut ticks = tokio::time::interval(GC_EVERY);
-            // The first tick is immediate: right after the start there is nothing new to collect.
-            ticks.tick().await;
-            loop {
-                ticks.tick().await;
-                history.collect().await;
-                let forgetting = memory.clone();
-                if let Err(error) = tokio::task::spawn_blocking(move || forgetting.collect()).await {
-                    tracing::warn!(%error, "forgetting earlier builds");
-                }
-                let Some(policies) = &policies else { continue };
-                match store.gc(policies).await {
-                    Ok(pruned) => tracing::debug!(?pruned, "garbage collected"),
-                    Err(error) => tracing::warn!(error = %error, "collecting garbage"),
-                }
-            }
-        };
-        // Owned by the guard, which aborts it.
-        GcTask(tokio::spawn(work))
     }
 
     /// Refuses new builds and waits for the running ones, at most for `limit`.

@@ -20,11 +20,13 @@ mod policy;
 mod refs;
 mod request;
 mod run;
+mod upkeep;
 
-pub use builder::{Builder, BuilderOptions, GcTask, OpenError};
+pub use builder::{Builder, BuilderOptions, OpenError};
 pub use explain::{Cause, Explained, FileChanges};
 pub use history::{
     EncodeError, History, HistoryBlob, HistoryError, HistoryEvent, HistoryEventKind, HistoryLimits,
     HistoryRecord, HistoryRefusal,
 };
 pub use request::{BuildOutcome, BuildRequest, ExporterSpec, What};
+pub use upkeep::GcTask;

@@ -10,7 +10,7 @@ use rbuild_frontend::{
 use rbuild_oci::{ImageConfig, Platform};
 use rbuild_session::SessionGroup;
 use rbuild_source::{Memo, SessionCredentials};
-use rbuild_worker::{Entitlements, Scope};
+use rbuild_worker::{Entitlements, Scope, Worker};
 use serde::Deserialize;
 
 use crate::bridge::{BuildBridge, BuildContext};
@@ -275,18 +275,28 @@ async fn export(
             epoch,
             inline_cache: inline_cache.clone(),
         };
-        Some(run_exporter(exporter, request))
+        Some(run_exporter(&context.worker, exporter, request))
     });
     let done = futures::future::try_join_all(exports).await?;
     Ok(done.into_iter().flatten().collect())
 }
 
 async fn run_exporter(
+    worker: &Worker,
     exporter: &Arc<dyn Exporter>,
     request: ExportRequest,
 ) -> Result<BTreeMap<String, String>, BuildError> {
     request.reporter.started();
-    let exported = exporter.export(&request).await;
+    let mut exported = exporter.export(&request).await;
+    let mut attempt = 0;
+    while let Err(error) = &exported
+        && error.kind() == ExportErrorKind::NoSpace
+        && worker.make_room(attempt).await
+    {
+        tracing::info!(%error, "exported again after room was made");
+        attempt += 1;
+        exported = exporter.export(&request).await;
+    }
     request.reporter.completed(exported.as_ref().err().map(ToString::to_string));
     exported.map(|exported| exported.response).map_err(|error| export_error(&error))
 }

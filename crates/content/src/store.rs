@@ -78,6 +78,18 @@ impl ContentStore {
         }
     }
 
+    /// Bytes that the blob takes on disk, if it is here.
+    pub fn disk_bytes(&self, digest: &Digest) -> Result<Option<u64>> {
+        use std::os::unix::fs::MetadataExt;
+        let path = self.path(digest);
+        match fs::symlink_metadata(&path) {
+            // The unit of `st_blocks` is 512 bytes, whatever the file system's own blocks are.
+            Ok(meta) => Ok(Some(meta.blocks() * 512)),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(ContentError::io("stat", &path, err)),
+        }
+    }
+
     /// Whether the blob is here.
     pub fn has(&self, digest: &Digest) -> Result<bool> {
         Ok(self.info(digest)?.is_some())

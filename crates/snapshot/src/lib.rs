@@ -43,7 +43,7 @@ pub use id::SnapshotId;
 pub use native::NativeSnapshotter;
 pub use overlay::OverlaySnapshotter;
 pub use snapshotter::{LayerForm, Snapshotter, SnapshotterKind, open};
-pub use usage::{Usage, disk_usage};
+pub use usage::{SharedFiles, Usage, disk_usage};
 
 /// Result of everything in this crate.
 pub type Result<T, E = SnapshotError> = std::result::Result<T, E>;

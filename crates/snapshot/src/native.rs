@@ -3,7 +3,7 @@ use std::path::Path;
 use rbuild_sys::{Mount, Root};
 
 use crate::store_dir::SnapshotDirs;
-use crate::{LayerForm, Result, SnapshotId, Snapshotter, Usage, copy_tree, disk_usage};
+use crate::{LayerForm, Result, SharedFiles, SnapshotId, Snapshotter, Usage, copy_tree, disk_usage};
 
 /// Snapshots as full copies (reflinks where the file system has them), for hosts without overlayfs.
 #[derive(Debug)]
@@ -61,8 +61,8 @@ impl Snapshotter for NativeSnapshotter {
         self.dirs.remove(id)
     }
 
-    fn usage(&self, id: &SnapshotId) -> Result<Usage> {
-        disk_usage(&self.dirs.fs(id)?)
+    fn usage(&self, id: &SnapshotId, shared: SharedFiles) -> Result<Usage> {
+        disk_usage(&self.dirs.get(id)?, shared)
     }
 
     fn list(&self) -> Result<Vec<SnapshotId>> {

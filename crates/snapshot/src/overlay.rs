@@ -3,7 +3,7 @@ use std::path::Path;
 use rbuild_sys::{Mount, Root};
 
 use crate::store_dir::SnapshotDirs;
-use crate::{LayerForm, Result, SnapshotId, Snapshotter, Usage, disk_usage};
+use crate::{LayerForm, Result, SharedFiles, SnapshotId, Snapshotter, Usage, disk_usage};
 
 /// Marks a snapshot whose whiteouts must be hidden when it is viewed alone.
 const MARK_WHITEOUTS: &str = "whiteouts";
@@ -86,8 +86,8 @@ impl Snapshotter for OverlaySnapshotter {
         self.dirs.remove(id)
     }
 
-    fn usage(&self, id: &SnapshotId) -> Result<Usage> {
-        disk_usage(&self.dirs.fs(id)?)
+    fn usage(&self, id: &SnapshotId, shared: SharedFiles) -> Result<Usage> {
+        disk_usage(&self.dirs.get(id)?, shared)
     }
 
     fn list(&self) -> Result<Vec<SnapshotId>> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rbuild_sys::{Mount, Root};
 
-use crate::{NativeSnapshotter, OverlaySnapshotter, Result, SnapshotId, Usage};
+use crate::{NativeSnapshotter, OverlaySnapshotter, Result, SharedFiles, SnapshotId, Usage};
 
 /// What lies in a snapshot's own directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +62,8 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// Removes a snapshot, whatever its state; one that is not there is fine. Safe against a crash in the middle.
     fn remove(&self, id: &SnapshotId) -> Result<()>;
 
-    /// What the snapshot's own directory takes on disk.
-    fn usage(&self, id: &SnapshotId) -> Result<Usage>;
+    /// What the snapshot takes on disk, its own directories included.
+    fn usage(&self, id: &SnapshotId, shared: SharedFiles) -> Result<Usage>;
 
     /// All snapshots on disk, active or committed, in no order.
     fn list(&self) -> Result<Vec<SnapshotId>>;
@@ -209,15 +209,25 @@ mod tests {
             let a = id("a");
             snapshots.prepare(&a, &[]).unwrap();
             let own = snapshots.dir(&a).unwrap();
-            let empty = snapshots.usage(&a).unwrap();
+            let empty = snapshots.usage(&a, SharedFiles::Found).unwrap();
             put(&own, "f", &[7; 100_000], 1);
             own.hard_link("f", "g").unwrap();
             let sparse = own.create_file("sparse", 0o644, true).unwrap();
             sparse.set_len(1 << 30).unwrap();
-            let usage = snapshots.usage(&a).unwrap();
+            let usage = snapshots.usage(&a, SharedFiles::Found).unwrap();
             assert_eq!(usage.inodes - empty.inodes, 2);
             let bytes = usage.size_bytes - empty.size_bytes;
             assert!((100_000..130_000).contains(&bytes), "{bytes}");
+            assert!(usage.shared.is_empty(), "both names are inside");
+
+            let b = id("b");
+            snapshots.prepare(&b, &[]).unwrap();
+            snapshots.dir(&b).unwrap().link_from(&own, "f", "f").unwrap();
+            let linked = snapshots.usage(&a, SharedFiles::Found).unwrap();
+            assert_eq!(linked.shared, snapshots.usage(&b, SharedFiles::Found).unwrap().shared);
+            assert_eq!((linked.total_bytes(), linked.shared.len()), (usage.size_bytes, 1));
+            let all = snapshots.usage(&a, SharedFiles::All).unwrap();
+            assert_eq!((all.total_bytes(), all.shared.len()), (usage.size_bytes, 2));
         });
     }
 

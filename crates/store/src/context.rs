@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use crate::checksum::{EntryKind, Tree};
 use crate::db::Table;
 use crate::error::{Result, StoreError};
+use crate::footprint::Footprint;
 use crate::id::RefId;
 use crate::refs::{ActiveSnapshot, Node, Ref};
 use crate::rows::{Kind, NamedKind, NamedRow, RecordType, RefRow, from_json, mark_ref, now_ms, put_ref};
@@ -39,6 +40,8 @@ pub(crate) struct Named {
     pub(crate) exclusive: bool,
     /// The one mount of it, if it has to be mounted to be used.
     pub(crate) mount: Option<Arc<MountTree>>,
+    /// What it takes on disk, if nobody has used it since somebody asked.
+    pub(crate) measured: Option<Arc<Footprint>>,
 }
 
 /// All named directories. The rows in the database are a copy of these.
@@ -57,7 +60,7 @@ impl Names {
         for (id, bytes) in core.db.scan(Table::Named, b"")? {
             let Some(id) = RefId::from_bytes(&id) else { continue };
             let row = from_json(Table::Named, &bytes)?;
-            all.insert(id, Named { row, holders: 0, exclusive: false, mount: None });
+            all.insert(id, Named { row, holders: 0, exclusive: false, mount: None, measured: None });
         }
         Ok(Self { all: Mutex::new(all), freed: Notify::new(), making: tokio::sync::Mutex::default() })
     }
@@ -71,7 +74,7 @@ impl Names {
             if named.holders == 0 {
                 named.exclusive = false;
                 // What was written through it changed the size.
-                named.row.size = None;
+                named.measured = None;
                 named.mount.take()
             } else {
                 None
@@ -101,7 +104,7 @@ impl Names {
 
     /// Adds one that is taken by whoever made it.
     pub(crate) fn add_taken(&self, id: RefId, row: NamedRow, exclusive: bool) -> Hold {
-        self.all.lock().insert(id, Named { row, holders: 1, exclusive, mount: None });
+        self.all.lock().insert(id, Named { row, holders: 1, exclusive, mount: None, measured: None });
         Hold { id }
     }
 
@@ -110,9 +113,15 @@ impl Names {
         all.iter().map(|(id, named)| (*id, named.row.clone(), named.holders > 0)).collect()
     }
 
-    pub(crate) fn set_size(&self, id: &RefId, size: Option<u64>) {
-        if let Some(named) = self.all.lock().get_mut(id) {
-            named.row.size = size;
+    /// What one took when it was measured, if nobody has used it since.
+    pub(crate) fn measured(&self, id: &RefId) -> Option<Arc<Footprint>> {
+        self.all.lock().get(id).and_then(|named| named.measured.clone())
+    }
+
+    /// Notes what one takes, unless it is in use.
+    pub(crate) fn set_measured(&self, id: &RefId, footprint: &Arc<Footprint>) {
+        if let Some(named) = self.all.lock().get_mut(id).filter(|named| named.holders == 0) {
+            named.measured = Some(footprint.clone());
         }
     }
 
@@ -126,7 +135,7 @@ impl Names {
     }
 
     pub(crate) fn put_back(&self, id: RefId, row: NamedRow) {
-        self.all.lock().insert(id, Named { row, holders: 0, exclusive: false, mount: None });
+        self.all.lock().insert(id, Named { row, holders: 0, exclusive: false, mount: None, measured: None });
     }
 }
 
@@ -195,7 +204,6 @@ impl Store {
             base: base.map(|node| node.id),
             created_ms: self.inner.names.next_created_ms(),
             description: description.to_owned(),
-            size: None,
         };
         self.inner.db.update(|tx| put_named(tx, &id, &row))?;
         active.keep();

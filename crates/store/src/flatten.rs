@@ -51,7 +51,7 @@ impl Store {
         }
         let mut new = row.clone();
         new.flat = Some(active.id().clone());
-        new.size = None;
+        new.own_size = None;
         core.db.update(|tx| {
             tx.unsynced(&mark_ref(&node.id))?;
             put_ref(tx, &node.id, &new)

@@ -1,5 +1,5 @@
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::time::Duration;
 
 use rbuild_digest::Digest;
@@ -7,10 +7,11 @@ use rbuild_digest::Digest;
 use crate::db::Table;
 use crate::error::{Result, StoreError};
 use crate::filter::Filter;
+use crate::footprint::Owners;
 use crate::id::RefId;
 use crate::rows::{RecordType, RefRow, delete_ref, from_json, now_ms};
 use crate::store::{Garbage, Store, blocking};
-use crate::usage::{Entry, UsageRecord};
+use crate::usage::{Entry, Inventory, UsageRecord};
 
 /// Rows removed in one transaction: small, so that builds wait microseconds for it.
 const BATCH: usize = 64;
@@ -73,26 +74,57 @@ impl PruneOptions {
     }
 }
 
+/// What is about to be removed.
+struct Doomed {
+    id: RefId,
+    is_named: bool,
+    needs: Vec<RefId>,
+}
+
 /// The refs and named directories at one moment.
 struct Graph {
     entries: HashMap<RefId, Entry>,
     /// How many entries need each.
     needed: HashMap<RefId, usize>,
+    owners: Owners,
     total: u64,
 }
 
 impl Graph {
-    fn new(entries: Vec<Entry>) -> Self {
+    fn new(inventory: Inventory) -> Self {
+        let Inventory { entries, owners, total, .. } = inventory;
         let mut needed = HashMap::new();
         for need in entries.iter().flat_map(|entry| &entry.needs) {
             *needed.entry(*need).or_default() += 1;
         }
-        let total = entries.iter().map(|entry| entry.record.size).sum();
-        Self { entries: entries.into_iter().map(|entry| (entry.id, entry)).collect(), needed, total }
+        Self { entries: entries.into_iter().map(|entry| (entry.id, entry)).collect(), needed, owners, total }
     }
 
     fn is_leaf(&self, id: &RefId) -> bool {
         self.needed.get(id).is_none_or(|count| *count == 0)
+    }
+
+    /// Counts an entry out; its size is then what that frees. Gives what nothing needs any more then.
+    fn count_out(&mut self, id: &RefId) -> Vec<RefId> {
+        let Some(entry) = self.entries.get_mut(id) else { return Vec::new() };
+        entry.record.size = self.owners.remove(&entry.footprint);
+        self.total -= entry.record.size;
+        let needs = entry.needs.clone();
+        for need in &needs {
+            if let Some(count) = self.needed.get_mut(need) {
+                *count -= 1;
+            }
+        }
+        needs.into_iter().filter(|need| self.is_leaf(need)).collect()
+    }
+
+    /// Takes back [`Self::count_out`] of what somebody has come to use meanwhile.
+    fn count_in(&mut self, id: &RefId) {
+        let Some(entry) = self.entries.get(id) else { return };
+        self.total += self.owners.add(&entry.footprint);
+        for need in &entry.needs {
+            *self.needed.entry(*need).or_default() += 1;
+        }
     }
 }
 
@@ -116,7 +148,7 @@ impl Store {
         let store = self.clone();
         let (mut graph, free) = blocking(move || {
             let free = rbuild_sys::disk_free(&store.inner.root)?.0;
-            Ok((Graph::new(store.entries()?), free))
+            Ok((Graph::new(store.inventory()?), free))
         })
         .await?;
         let keep = options.keep_bytes(graph.total, free);
@@ -135,28 +167,28 @@ impl Store {
         let mut pruned = Pruned::default();
         while !heap.is_empty() {
             let mut batch = Vec::new();
-            let mut batch_bytes = 0;
-            while batch.len() < BATCH && keep.is_none_or(|keep| graph.total - batch_bytes > keep) {
+            while batch.len() < BATCH && keep.is_none_or(|keep| graph.total > keep) {
                 let Some(Reverse((_, id))) = heap.pop() else { break };
                 let Some(entry) = graph.entries.get(&id) else { continue };
-                batch_bytes += entry.record.size;
-                batch.push((id, entry.is_named));
+                batch.push(Doomed { id, is_named: entry.is_named, needs: entry.needs.clone() });
+                // What stood below is as old as its own last use, and may come next.
+                for freed in graph.count_out(&id) {
+                    heap.extend(graph.entries.get(&freed).filter(|parent| wants(parent)).map(age));
+                }
             }
             if batch.is_empty() {
                 break;
             }
+            let tried: Vec<RefId> = batch.iter().map(|doomed| doomed.id).collect();
             let store = self.clone();
-            let removed = blocking(move || store.remove_batch(&batch)).await?;
-            for id in removed {
-                let Some(entry) = graph.entries.remove(&id) else { continue };
-                graph.total -= entry.record.size;
-                for need in &entry.needs {
-                    if let Some(count) = graph.needed.get_mut(need) {
-                        *count -= 1;
-                    }
-                    let freed = graph.entries.get(need).filter(|parent| graph.is_leaf(need) && wants(parent));
-                    heap.extend(freed.map(age));
+            let removed: HashSet<RefId> =
+                blocking(move || store.remove_batch(&batch)).await?.into_iter().collect();
+            for id in tried {
+                if !removed.contains(&id) {
+                    graph.count_in(&id);
+                    continue;
                 }
+                let Some(entry) = graph.entries.remove(&id) else { continue };
                 on_removed(&entry.record);
                 pruned.bytes += entry.record.size;
                 pruned.records.push(entry.record);
@@ -180,14 +212,27 @@ impl Store {
         Ok(all)
     }
 
-    /// Removes rows of refs and named directories that nobody has come to use meanwhile.
-    fn remove_batch(&self, batch: &[(RefId, bool)]) -> Result<Vec<RefId>> {
+    /// Removes rows of refs and named directories that nobody has come to use meanwhile, nor what needs them.
+    /// Children come before their parents.
+    fn remove_batch(&self, batch: &[Doomed]) -> Result<Vec<RefId>> {
         let (mut refs, mut named) = (Vec::new(), Vec::new());
-        for (id, is_named) in batch {
-            if *is_named {
-                named.extend(self.inner.names.take_away(id).map(|row| (*id, row)));
-            } else if self.inner.live.lock().doom(id) {
-                refs.push(*id);
+        let mut kept: HashSet<RefId> = HashSet::new();
+        for doomed in batch {
+            let id = &doomed.id;
+            let goes = if kept.contains(id) {
+                false
+            } else if doomed.is_named {
+                let row = self.inner.names.take_away(id);
+                row.map(|row| named.push((*id, row))).is_some()
+            } else {
+                let goes = self.inner.live.lock().doom(id);
+                if goes {
+                    refs.push(*id);
+                }
+                goes
+            };
+            if !goes {
+                kept.extend(&doomed.needs);
             }
         }
         let mut garbage = Garbage::default();

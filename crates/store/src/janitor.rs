@@ -83,9 +83,14 @@ impl Drop for Janitor {
 
 fn work(core: &Core, jobs: &Receiver<Job>, interval: Duration) {
     let mut due = Instant::now() + interval;
+    // What could not be removed yet (a full disk): its rows are gone, so nobody else knows of it.
+    let mut left = Garbage::default();
     loop {
         let result = match jobs.recv_timeout(due.saturating_duration_since(Instant::now())) {
-            Ok(Job::Remove(garbage)) => remove_all(core, jobs, garbage),
+            Ok(Job::Remove(garbage)) => {
+                left.add(garbage);
+                remove_all(core, jobs, &mut left)
+            }
             Ok(Job::Discard(garbage)) => discard(core, &garbage),
             Ok(Job::Barrier(done)) => {
                 if done.send(()).is_err() {
@@ -99,7 +104,7 @@ fn work(core: &Core, jobs: &Receiver<Job>, interval: Duration) {
         // Looked at after every job, so that a stream of them does not put off the sync.
         let result = if Instant::now() >= due {
             due = Instant::now() + interval;
-            result.and(core.checkpoint())
+            result.and(core.checkpoint()).and_then(|()| remove(core, &mut left))
         } else {
             result
         };
@@ -113,7 +118,7 @@ fn work(core: &Core, jobs: &Receiver<Job>, interval: Duration) {
 }
 
 /// Removes this and whatever else is queued for removal: each removal begins with a sync.
-fn remove_all(core: &Core, jobs: &Receiver<Job>, mut garbage: Garbage) -> Result<()> {
+fn remove_all(core: &Core, jobs: &Receiver<Job>, garbage: &mut Garbage) -> Result<()> {
     let mut barriers = Vec::new();
     let mut result = Ok(());
     while let Ok(job) = jobs.try_recv() {
@@ -126,13 +131,23 @@ fn remove_all(core: &Core, jobs: &Receiver<Job>, mut garbage: Garbage) -> Result
             }
         }
     }
-    let result = result.and(core.remove(&garbage));
+    let result = result.and(remove(core, garbage));
     for done in barriers {
         if done.send(()).is_err() {
             tracing::trace!("nobody waits for the barrier any more");
         }
     }
     result
+}
+
+/// Removes files; what fails stays for another time.
+fn remove(core: &Core, garbage: &mut Garbage) -> Result<()> {
+    if garbage.is_empty() {
+        return Ok(());
+    }
+    core.remove(garbage)?;
+    *garbage = Garbage::default();
+    Ok(())
 }
 
 fn discard(core: &Core, garbage: &Garbage) -> Result<()> {

@@ -90,7 +90,7 @@ impl State {
         let Some(row) = self.refs.get_mut(&id) else { return };
         row.snapshot = None;
         row.flat = None;
-        row.size = None;
+        row.own_size = None;
         let can_fetch = row.blobs.iter().any(|blob| blob.remote);
         let can_compute = !matches!(row.kind, crate::rows::Kind::Layer { .. });
         if can_fetch || can_compute {

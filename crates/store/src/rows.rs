@@ -111,9 +111,10 @@ pub(crate) struct RefRow {
     pub(crate) description: String,
     #[serde(default)]
     pub(crate) record_type: RecordType,
-    /// Bytes of the snapshot, once somebody asked.
+    /// Bytes of the snapshots that are nobody else's, once somebody asked; what others may have too is in the table
+    /// `shared`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) size: Option<u64>,
+    pub(crate) own_size: Option<u64>,
     /// Sent by a client: its root directory has no header of its own in content digests.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) context: bool,
@@ -132,7 +133,7 @@ impl RefRow {
             created_ms: now_ms(),
             description: description.to_owned(),
             record_type,
-            size: None,
+            own_size: None,
             context: false,
         }
     }
@@ -172,8 +173,6 @@ pub(crate) struct NamedRow {
     pub(crate) base: Option<RefId>,
     pub(crate) created_ms: i64,
     pub(crate) description: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) size: Option<u64>,
 }
 
 pub(crate) fn now_ms() -> i64 {
@@ -231,6 +230,7 @@ pub(crate) fn delete_ref(tx: &mut Tx<'_>, id: &RefId, row: &RefRow) -> Result<Ve
         tx.delete(Table::Chains, chain.as_bytes())?;
     }
     tx.delete_prefix(Table::Checksums, id.as_bytes())?;
+    tx.delete(Table::Shared, id.as_bytes())?;
     tx.delete(Table::Usage, id.as_bytes())?;
     if tx.get(Table::Unsynced, &mark_ref(id))?.is_some() {
         tx.delete(Table::Unsynced, &mark_ref(id))?;

@@ -103,6 +103,7 @@ pub(crate) struct Inner {
     pub(crate) fetch_permits: Semaphore,
     pub(crate) pack_permits: Semaphore,
     pub(crate) collecting: tokio::sync::Mutex<()>,
+    pub(crate) making_room: tokio::sync::Mutex<()>,
 }
 
 impl std::ops::Deref for Inner {
@@ -136,6 +137,7 @@ impl Store {
             pins: Mutex::default(),
             _lock: lock,
         });
+        crate::room::take_reserve(&core);
         let garbage = crate::repair::repair(&core, opened)?;
         let janitor = Janitor::start(core.clone(), options.sync_interval)?;
         janitor.remove(garbage);
@@ -152,6 +154,7 @@ impl Store {
             fetch_permits: Semaphore::new(options.fetch_parallel.max(1)),
             pack_permits: Semaphore::new(options.pack_parallel.max(1)),
             collecting: tokio::sync::Mutex::default(),
+            making_room: tokio::sync::Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -278,7 +281,15 @@ impl Core {
         if touched.is_empty() {
             return Ok(());
         }
-        self.db.update(|tx| crate::usage::write_touched(tx, &touched))
+        let written = self.db.update(|tx| crate::usage::write_touched(tx, &touched));
+        if written.is_err() {
+            let mut now = self.touched.lock();
+            for (id, (last, count)) in touched {
+                let entry = now.entry(id).or_default();
+                *entry = (entry.0.max(last), entry.1 + count);
+            }
+        }
+        written
     }
 
     /// Removes files whose rows are gone. The removal of the rows has to be on disk before: after a power cut they

@@ -1,13 +1,15 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rbuild_digest::Digest;
 
 use crate::codec::{Decoder, Encoder};
 use crate::db::{Table, Tx};
-use crate::error::Result;
+use crate::error::{Result, StoreError};
 use crate::filter::Filter;
+use crate::footprint::{Footprint, Owners};
 use crate::id::RefId;
-use crate::rows::{NamedKind, NamedRow, RecordType, RefRow, from_json, now_ms, put_ref, to_json};
+use crate::rows::{NamedKind, NamedRow, RecordType, RefRow, from_json, now_ms, to_json};
 use crate::store::{Core, Store, blocking};
 
 /// One thing on disk, as `du` shows it.
@@ -19,7 +21,8 @@ pub struct UsageRecord {
     pub mutable: bool,
     /// Whether somebody uses it now.
     pub in_use: bool,
-    /// Bytes on disk, blobs included.
+    /// Bytes on disk, blobs included; what others have too counts with one of them. Of what was removed: the bytes that
+    /// this freed.
     pub size: u64,
     /// What it needs to be kept.
     pub parents: Vec<String>,
@@ -69,6 +72,20 @@ pub(crate) struct Entry {
     pub(crate) record: UsageRecord,
     pub(crate) needs: Vec<RefId>,
     pub(crate) is_named: bool,
+    pub(crate) footprint: Arc<Footprint>,
+}
+
+/// Everything on disk at one moment, each byte counted once.
+#[derive(Debug)]
+pub(crate) struct Inventory {
+    /// Refs, then named directories; what several have too is counted with the first of them.
+    pub(crate) entries: Vec<Entry>,
+    /// Blobs that nothing but images needs, by image.
+    pub(crate) images: Vec<UsageRecord>,
+    /// Who has what, images among them.
+    pub(crate) owners: Owners,
+    /// All bytes.
+    pub(crate) total: u64,
 }
 
 impl Store {
@@ -79,20 +96,22 @@ impl Store {
         *entry = (now_ms(), entry.1 + 1);
     }
 
-    /// Everything on disk that matches one of `filters` (all if there are none).
+    /// Everything on disk that matches one of `filters` (all if there are none). What several things have in common
+    /// counts with the oldest of them, so sizes add up to what is really used.
     ///
     /// Errors: [`crate::StoreError::Filter`].
     pub async fn usage(&self, filters: &[String]) -> Result<Vec<UsageRecord>> {
         let filter = Filter::parse(filters)?;
         let store = self.clone();
-        let entries = blocking(move || store.entries()).await?;
-        Ok(entries.into_iter().map(|entry| entry.record).filter(|record| filter.matches(record)).collect())
+        let inventory = blocking(move || store.inventory()).await?;
+        let records = inventory.entries.into_iter().map(|entry| entry.record).chain(inventory.images);
+        Ok(records.filter(|record| filter.matches(record)).collect())
     }
 
-    /// All refs and named directories with their sizes. Blocking; walks what was never measured.
-    pub(crate) fn entries(&self) -> Result<Vec<Entry>> {
+    /// All refs, named directories and images with their sizes. Blocking; walks what was never measured.
+    pub(crate) fn inventory(&self) -> Result<Inventory> {
         let core = &self.inner.core;
-        core.flush_touched()?;
+        unless_full(core.flush_touched())?;
         let uses: HashMap<Vec<u8>, (i64, u64)> = core
             .db
             .scan(Table::Usage, b"")?
@@ -109,7 +128,15 @@ impl Store {
         for (id, row, in_use) in self.inner.names.list() {
             entries.push(self.named_entry(id, row, in_use, used(&id))?);
         }
-        Ok(entries)
+        entries.sort_by_key(|entry| (entry.is_named, entry.record.created_ms, entry.id));
+        let mut owners = Owners::default();
+        for entry in &mut entries {
+            entry.record.size = owners.add(&entry.footprint);
+        }
+        let images = self.image_records(&mut owners)?;
+        let total =
+            entries.iter().map(|entry| entry.record.size).chain(images.iter().map(|image| image.size));
+        Ok(Inventory { total: total.sum(), entries, images, owners })
     }
 
     fn ref_entry(&self, id: RefId, row: RefRow, used: Option<(i64, u64)>) -> Result<Entry> {
@@ -117,11 +144,12 @@ impl Store {
         let needs = row.needs();
         let shared =
             row.blobs.iter().map(|blob| is_shared(core, &blob.desc.digest)).collect::<Result<Vec<_>>>()?;
+        let footprint = Arc::new(crate::footprint::of_ref(core, &id, &row)?);
         let record = UsageRecord {
             id: id.to_string(),
             mutable: false,
             in_use: self.inner.live.lock().is_live(&id),
-            size: ref_size(core, &id, &row)?,
+            size: 0,
             parents: needs.iter().map(RefId::to_string).collect(),
             created_ms: row.created_ms,
             last_used_ms: used.map(|(last, _)| last),
@@ -130,24 +158,17 @@ impl Store {
             record_type: row.record_type,
             shared: shared.contains(&true),
         };
-        Ok(Entry { id, record, needs, is_named: false })
+        Ok(Entry { id, record, needs, is_named: false, footprint })
     }
 
     fn named_entry(&self, id: RefId, row: NamedRow, in_use: bool, used: Option<(i64, u64)>) -> Result<Entry> {
-        let size = match row.size {
-            Some(size) if !in_use => size,
-            _ => {
-                let size = self.measure_named(&id, &row)?;
-                self.inner.names.set_size(&id, (!in_use).then_some(size));
-                size
-            }
-        };
+        let footprint = self.measure_named(&id, &row)?;
         let needs: Vec<RefId> = row.base.into_iter().collect();
         let record = UsageRecord {
             id: id.to_string(),
             mutable: true,
             in_use,
-            size,
+            size: 0,
             parents: needs.iter().map(RefId::to_string).collect(),
             created_ms: row.created_ms,
             last_used_ms: used.map(|(last, _)| last),
@@ -160,19 +181,66 @@ impl Store {
             },
             shared: false,
         };
-        Ok(Entry { id, record, needs, is_named: true })
+        Ok(Entry { id, record, needs, is_named: true, footprint })
     }
 
-    /// Bytes of a named directory. One that vanishes while it is walked has none; files come and go in it.
-    fn measure_named(&self, id: &RefId, row: &NamedRow) -> Result<u64> {
-        match self.inner.snaps.usage(&row.snapshot) {
-            Ok(usage) => Ok(usage.size_bytes),
-            Err(error) if error.is_not_found() => {
-                tracing::debug!(%error, named = %id, "changed while it was measured");
-                Ok(row.size.unwrap_or(0))
-            }
-            Err(error) => Err(error.into()),
+    /// What a named directory takes. One that vanishes while it is walked has nothing; files come and go in it.
+    fn measure_named(&self, id: &RefId, row: &NamedRow) -> Result<Arc<Footprint>> {
+        if let Some(known) = self.inner.names.measured(id) {
+            return Ok(known);
         }
+        match crate::footprint::of_named(&self.inner.core, id, &row.snapshot) {
+            Ok(footprint) => {
+                let footprint = Arc::new(footprint);
+                self.inner.names.set_measured(id, &footprint);
+                Ok(footprint)
+            }
+            Err(StoreError::Snapshot(error)) if error.is_not_found() => {
+                tracing::debug!(%error, named = %id, "changed while it was measured");
+                Ok(Arc::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The daemon's images, as far as they have blobs that no ref counts. They go by name only, never by themselves.
+    fn image_records(&self, owners: &mut Owners) -> Result<Vec<UsageRecord>> {
+        let mut records = Vec::new();
+        for image in self.images()? {
+            let mut footprint = Footprint::default();
+            for digest in &image.blobs {
+                footprint.add_blob(&self.inner.core, digest)?;
+            }
+            let size = owners.add(&footprint);
+            if size == 0 {
+                continue;
+            }
+            records.push(UsageRecord {
+                id: format!("image:{}", image.name),
+                mutable: false,
+                in_use: true,
+                size,
+                parents: Vec::new(),
+                created_ms: image.created_ms,
+                last_used_ms: None,
+                usage_count: 0,
+                description: format!("image {}", image.name),
+                record_type: RecordType::Internal,
+                shared: true,
+            });
+        }
+        Ok(records)
+    }
+}
+
+/// On a full disk what is only noted for later is not: to look at what is there has to work then above all.
+pub(crate) fn unless_full(noted: Result<()>) -> Result<()> {
+    match noted {
+        Err(error) if error.is_no_space() => {
+            tracing::debug!(%error, "looked at without a note");
+            Ok(())
+        }
+        noted => noted,
     }
 }
 
@@ -185,38 +253,6 @@ pub fn disk_size(path: &std::path::Path) -> std::io::Result<u64> {
 fn is_shared(core: &Core, digest: &Digest) -> Result<bool> {
     let owners = core.db.scan(Table::Blobs, digest.as_bytes())?;
     Ok(owners.iter().any(|(key, _)| key[32..].starts_with(b"image:")))
-}
-
-/// Bytes of a ref's own layer: its snapshot, measured once, and its blobs that are here.
-pub(crate) fn ref_size(core: &Core, id: &RefId, row: &RefRow) -> Result<u64> {
-    let mut total = 0;
-    match row.size {
-        Some(size) => total += size,
-        None if row.snapshot.is_none() => {}
-        None => {
-            for snapshot in row.snapshot.iter().chain(&row.flat) {
-                match core.snaps.usage(snapshot) {
-                    Ok(usage) => total += usage.size_bytes,
-                    // Removed meanwhile.
-                    Err(error) if error.is_not_found() => return Ok(0),
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            core.db.update(|tx| set_size(tx, id, total))?;
-        }
-    }
-    for blob in &row.blobs {
-        total += core.content.info(&blob.desc.digest)?.unwrap_or(0);
-    }
-    Ok(total)
-}
-
-/// Notes a size in the row as it is now.
-fn set_size(tx: &mut Tx<'_>, id: &RefId, size: u64) -> Result<()> {
-    let Some(bytes) = tx.get(Table::Refs, id.as_bytes())? else { return Ok(()) };
-    let mut row: RefRow = from_json(Table::Refs, &bytes)?;
-    row.size = Some(size);
-    put_ref(tx, id, &row)
 }
 
 /// Writes a named directory's row.

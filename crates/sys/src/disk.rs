@@ -39,6 +39,11 @@ pub fn disk_free(path: impl AsRef<Path>) -> Result<(u64, u64)> {
     Ok((stat.f_bavail.saturating_mul(unit), stat.f_blocks.saturating_mul(unit)))
 }
 
+/// Gives `file` blocks for `len` bytes, so that writing them cannot fail for lack of space.
+pub fn allocate(file: &File, len: u64) -> Result<()> {
+    rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len).on("fallocate", "")
+}
+
 /// Can overlays with their upper directory below `dir` be mounted here (by this process, on this file system)?
 pub fn overlay_supported(dir: impl AsRef<Path>) -> bool {
     match try_overlay(dir.as_ref()) {

@@ -19,7 +19,7 @@ pub mod seccomp;
 mod stat;
 
 pub use copy::copy_file;
-pub use disk::{boot_id, disk_free, fsync_dir, overlay_supported, syncfs};
+pub use disk::{allocate, boot_id, disk_free, fsync_dir, overlay_supported, syncfs};
 pub use error::{RawErrno, Result, SysError};
 pub use mount::{FsMount, Mount, MountFlags, MountTree, make_private};
 pub use root::{DirEntry, Root};

@@ -8,7 +8,7 @@ use rbuild_oci::Platform;
 use rbuild_solver::{CacheMap, Op, OpContext};
 use rbuild_store::Ref;
 
-use crate::error::OpError;
+use crate::error::{OpError, OpErrorKind};
 use crate::ops;
 use crate::scope::Scope;
 use crate::worker::Worker;
@@ -31,6 +31,20 @@ impl fmt::Debug for LlbOp {
             .field("kind", &self.kind.word())
             .field("name", &self.name)
             .finish_non_exhaustive()
+    }
+}
+
+impl LlbOp {
+    async fn perform(&self, cx: &OpContext<Scope>, inputs: &[Ref]) -> Result<Vec<Ref>, OpError> {
+        match &self.kind {
+            OpKind::Source(op) => ops::source::fetch(self, op, cx).await,
+            OpKind::Exec(op) => ops::exec::run(self, op, cx, inputs).await,
+            OpKind::File(op) => ops::file::run(self, op, cx, inputs).await,
+            OpKind::Merge(op) => ops::simple::merge(self, op, inputs).await,
+            OpKind::Diff(op) => ops::simple::diff(self, *op, inputs).await,
+            OpKind::Passthrough(op) => Ok(ops::simple::passthrough(op, inputs)),
+            OpKind::Build(_) => Err(ops::simple::build_op_refused()),
+        }
     }
 }
 
@@ -77,14 +91,18 @@ impl Op for LlbOp {
     }
 
     async fn exec(&self, cx: &OpContext<Scope>, inputs: Vec<Ref>) -> Result<Vec<Ref>, OpError> {
-        match &self.kind {
-            OpKind::Source(op) => ops::source::fetch(self, op, cx).await,
-            OpKind::Exec(op) => ops::exec::run(self, op, cx, &inputs).await,
-            OpKind::File(op) => ops::file::run(self, op, cx, &inputs).await,
-            OpKind::Merge(op) => ops::simple::merge(self, op, &inputs).await,
-            OpKind::Diff(op) => ops::simple::diff(self, *op, &inputs).await,
-            OpKind::Passthrough(op) => Ok(ops::simple::passthrough(op, &inputs)),
-            OpKind::Build(_) => Err(ops::simple::build_op_refused()),
+        // Ends, at the latest when nothing is left that could be removed.
+        let mut attempt = 0;
+        loop {
+            match self.perform(cx, &inputs).await {
+                Err(error)
+                    if error.kind() == OpErrorKind::NoSpace && self.worker.make_room(attempt).await =>
+                {
+                    tracing::info!(%error, name = %self.name, "tried again after room was made");
+                    attempt += 1;
+                }
+                outcome => return outcome,
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use rbuild_llb::SourceOp;
 use rbuild_oci::Platform;
 use rbuild_session::SessionManager;
 use rbuild_source::Source;
-use rbuild_store::Store;
+use rbuild_store::{GcPolicy, Store};
 
 use crate::entitlements::Entitlements;
 use crate::error::OpError;
@@ -32,6 +32,8 @@ pub struct WorkerOptions {
     pub entitlements: Entitlements,
     /// Resolver configuration of steps.
     pub dns: DnsConfig,
+    /// What is removed first when the disk is full; `None`: nothing is removed by itself.
+    pub gc: Option<Vec<GcPolicy>>,
     /// A private directory for sockets of running steps.
     pub run_dir: PathBuf,
 }
@@ -58,6 +60,19 @@ impl Worker {
     /// The platforms whose steps can run here, the host's first.
     pub fn platforms(&self) -> Vec<Platform> {
         vec![Platform::host()]
+    }
+
+    /// Makes room on a full disk, if the daemon may remove things by itself; more with each `attempt` (from 0).
+    /// Whether it is worth trying again.
+    pub async fn make_room(&self, attempt: u32) -> bool {
+        let Some(policies) = &self.options.gc else { return false };
+        match self.options.store.make_room(policies, attempt).await {
+            Ok(freed) => freed > 0,
+            Err(error) => {
+                tracing::warn!(error = %error, "making room on a full disk");
+                false
+            }
+        }
     }
 
     /// Where results are kept.

@@ -327,7 +327,6 @@ impl Cli {
             return Ok(oci.gcpolicy.clone());
         }
         let mut policy = super::GcPolicyFile {
-            all: true,
             reserved_space: oci.reserved_space.or(oci.gckeepstorage),
             max_used_space: oci.max_used_space,
             min_free_space: oci.min_free_space,
@@ -354,7 +353,7 @@ impl Cli {
             policy.max_used_space = Some(Size::Percent(60.0));
             policy.min_free_space = Some(Size::Percent(20.0));
         }
-        Ok(vec![policy])
+        Ok(super::gc::default_policies(&policy))
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod cli;
 mod file;
+mod gc;
 mod size;
 
 use std::collections::BTreeMap;

@@ -66,6 +66,7 @@ impl Db {
         let path = root.join("meta.db");
         let redb = open_redb(&path)?;
         let known = prepare(&redb, &path, boot)?;
+        add_tables(&redb)?;
         let (journal, changes) = Journal::open(&root.join("journal"), boot)?;
         let same = known.as_deref() == Some(boot.as_bytes());
         let db = Self {
@@ -287,6 +288,22 @@ fn prepare(redb: &Database, path: &Path, boot: &str) -> Result<Option<Vec<u8>>> 
         return Err(newer(format!("{FORMAT} with feature `{unknown}`")));
     }
     read(KEY_BOOT)
+}
+
+/// Makes the tables that an older daemon did not know.
+fn add_tables(redb: &Database) -> Result<()> {
+    let txn = redb.begin_read().map_err(|error| StoreError::database("begin to read", error))?;
+    let is_missing =
+        |table: &Table| matches!(txn.open_table(table.definition()), Err(TableError::TableDoesNotExist(_)));
+    let missing: Vec<Table> = Table::ALL.into_iter().filter(is_missing).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let txn = redb.begin_write().map_err(|error| StoreError::database("begin to write", error))?;
+    for table in missing {
+        txn.open_table(table.definition()).map_err(|error| StoreError::database("create table", error))?;
+    }
+    txn.commit().map_err(|error| StoreError::database("commit", error))
 }
 
 fn create(redb: &Database, boot: &str) -> Result<Option<Vec<u8>>> {

@@ -32,10 +32,12 @@ pub(crate) enum Table {
     Blobs = 12,
     /// Ref id, question → content digest.
     Checksums = 13,
+    /// Ref id → inodes that may have names elsewhere, with their bytes: see `footprint.rs`.
+    Shared = 14,
 }
 
 impl Table {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Meta,
         Self::Refs,
         Self::Chains,
@@ -50,6 +52,7 @@ impl Table {
         Self::Unsynced,
         Self::Blobs,
         Self::Checksums,
+        Self::Shared,
     ];
 
     pub(crate) fn from_number(number: u8) -> Option<Self> {
@@ -76,6 +79,7 @@ impl Table {
             Self::Unsynced => "unsynced",
             Self::Blobs => "blobs",
             Self::Checksums => "checksums",
+            Self::Shared => "shared",
         }
     }
 }

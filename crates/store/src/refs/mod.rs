@@ -134,8 +134,7 @@ impl Ref {
         let this = self.clone();
         blocking(move || {
             let row = this.node.row.lock().clone();
-            let size = crate::usage::ref_size(&this.store.inner.core, &this.node.id, &row)?;
-            Ok(size)
+            Ok(crate::footprint::of_ref(&this.store.inner.core, &this.node.id, &row)?.total())
         })
         .await
     }

@@ -3,10 +3,10 @@
 use super::*;
 
 /// A tmpfs mounted on a directory, unmounted when dropped.
-struct Small(TempDir);
+pub(super) struct Small(pub(super) TempDir);
 
 impl Small {
-    fn new(bytes: u64) -> Self {
+    pub(super) fn new(bytes: u64) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
         let options = std::ffi::CString::new(format!("size={bytes}")).expect("text");
         rustix::mount::mount(
@@ -21,7 +21,7 @@ impl Small {
     }
 
     /// Fills what is left of the disk.
-    fn fill(&self) -> PathBuf {
+    pub(super) fn fill(&self) -> PathBuf {
         let path = self.0.path().join("filler");
         let mut file = std::fs::File::create(&path).expect("creates");
         for size in [1 << 16, 1 << 12, 64, 1] {

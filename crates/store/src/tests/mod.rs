@@ -7,6 +7,7 @@ mod kill;
 mod layers;
 mod prune;
 mod refs;
+mod sizes;
 
 use std::io;
 use std::path::{Path, PathBuf};

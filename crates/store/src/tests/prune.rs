@@ -65,6 +65,32 @@ async fn filters_and_limits_choose_what_goes() {
 }
 
 #[tokio::test]
+async fn the_longest_unused_goes_first_also_when_it_has_children() {
+    let home = Home::new(SnapshotterKind::Native);
+    let store = &home.store;
+    let big = "x".repeat(256 * 1024);
+    let mut made = Vec::new();
+    for n in 0..3 {
+        let base = commit(store, None, &[("f", Some(&format!("{n}{big}")))]).await;
+        let child = commit(store, Some(&base), &[("g", Some("small"))]).await;
+        made.push((base.id(), child.id()));
+        drop((base, child));
+        // The clock of uses has milliseconds.
+        let before = crate::rows::now_ms();
+        while crate::rows::now_ms() == before {
+            tokio::task::yield_now().await;
+        }
+    }
+    let total: u64 = store.usage(&[]).await.expect("usage").iter().map(|record| record.size).sum();
+    let limit = PruneOptions { max_used_space: total - 1, ..all() };
+    let pruned = store.prune(&limit).await.expect("prunes");
+    assert_eq!(pruned.records[0].id, made[0].1.to_string(), "{pruned:?}");
+    let limit = PruneOptions { max_used_space: total - 300 * 1024, ..all() };
+    let pruned = store.prune(&limit).await.expect("prunes");
+    assert_eq!(pruned.records[0].id, made[0].0.to_string(), "{pruned:?}");
+}
+
+#[tokio::test]
 async fn root_cache_mounts_and_contexts_are_shown_and_go_unless_they_are_used() {
     let home = Home::new(SnapshotterKind::Overlay);
     let store = &home.store;

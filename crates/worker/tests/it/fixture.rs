@@ -95,6 +95,7 @@ impl Fixture {
             parallelism: 4,
             entitlements: Entitlements::none(),
             dns: DnsConfig::default(),
+            gc: None,
             run_dir: dir.path().to_owned(),
         });
         let solver = Solver::new(vec![Arc::new(MemoryCache::default())], SolverOptions::default());
