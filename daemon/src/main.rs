@@ -24,6 +24,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<()> {
+    rbuild_sys::memory::tune();
     let config = config::Cli::parse().into_config()?;
     telemetry::init(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -88,7 +88,7 @@ pub struct Builder {
     pub(crate) frontends: Arc<BTreeMap<String, Arc<dyn Frontend>>>,
     pub(crate) entitlements: Entitlements,
     store: Store,
-    builds: Arc<Builds>,
+    pub(crate) builds: Arc<Builds>,
     pub(crate) memory: Memory,
     history: History,
     tasks: TaskTracker,

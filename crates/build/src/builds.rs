@@ -16,6 +16,8 @@ const STATUS_WAIT: Duration = Duration::from_secs(6);
 pub(crate) struct Builds {
     state: Mutex<State>,
     changed: Notify,
+    /// The last build ended.
+    idle: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +82,16 @@ impl Builds {
         }
     }
 
+    /// Waits until the last running build ends.
+    pub(crate) async fn idle(&self) {
+        self.idle.notified().await;
+    }
+
+    /// Whether none runs.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.lock().builds.is_empty()
+    }
+
     /// Refuses builds from now on.
     pub(crate) fn drain(&self) {
         self.state.lock().draining = true;
@@ -89,7 +101,11 @@ impl Builds {
 impl Drop for Running {
     fn drop(&mut self) {
         self.progress.close();
-        self.builds.state.lock().builds.remove(&self.id);
+        let mut state = self.builds.state.lock();
+        state.builds.remove(&self.id);
+        if state.builds.is_empty() {
+            self.builds.idle.notify_one();
+        }
     }
 }
 

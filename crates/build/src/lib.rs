@@ -16,6 +16,7 @@ mod events;
 mod explain;
 mod files;
 mod history;
+mod idle;
 mod policy;
 mod refs;
 mod request;

@@ -50,7 +50,10 @@ impl Builder {
             }
         };
         // Owned by the guard, which aborts it.
-        GcTask(tokio::spawn(work))
+        let idle = crate::idle::give_back_memory(self.builds.clone());
+        GcTask(tokio::spawn(async move {
+            tokio::join!(work, idle);
+        }))
     }
 
     async fn collect(&self) {

@@ -11,6 +11,7 @@
 mod copy;
 mod disk;
 mod error;
+pub mod memory;
 mod mount;
 pub mod net;
 pub mod process;
