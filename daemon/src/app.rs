@@ -51,10 +51,14 @@ pub(crate) struct App {
 impl App {
     /// Opens the state and binds the sockets: whatever can fail fails here, before anything runs.
     pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
-        let options = crate::control::builder_options(&config)?;
+        let image_frontend = crate::control::image_frontend(&config)?;
+        let options = crate::control::builder_options(&config, image_frontend.clone())?;
         let root = config.root.clone();
         let opened = tokio::task::spawn_blocking(move || Builder::open(options)).await?;
         let builder = opened.with_context(|| format!("opening the state directory {}", root.display()))?;
+        if let Some(frontend) = image_frontend {
+            frontend.set_workers(vec![worker_record(&builder, &config)]);
+        }
         let listeners = listen::bind_all(&config).await?;
         let trace_socket = match &config.trace_socket {
             Some(path) => Some(listen::bind_unix(path, &config).context("binding the trace socket")?),

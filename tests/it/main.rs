@@ -32,6 +32,7 @@ mod e7_drain;
 mod f1_progress;
 mod f2_logs;
 mod f3_history;
+mod frontend_images;
 mod layers;
 mod wire;
 mod wire_fuzz;

@@ -17,6 +17,10 @@ pub struct ImageSpec {
     pub onbuild: Vec<String>,
     /// `linux/<arch>`; empty is amd64.
     pub architecture: String,
+    /// First words of the command.
+    pub entrypoint: Vec<String>,
+    /// Labels.
+    pub labels: Vec<(String, String)>,
 }
 
 /// A root file system of a static busybox with the usual passwd and group.
@@ -37,6 +41,20 @@ pub fn busybox_root() -> TestSpace {
     );
     space.write("etc/group", "root:x:0:\ndaemon:x:1:\nuser:x:1000:\nstaff:x:50:user\nnogroup:x:65534:\n");
     space
+}
+
+/// Puts a program of ours into a root file system, with the libraries that it needs.
+pub fn add_program(root: &Path, program: &Path, place: &str) {
+    let copy = |from: &Path, to: &str| {
+        let to = root.join(to.trim_start_matches('/'));
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(from, &to).unwrap();
+    };
+    copy(program, place);
+    let needed = run("ldd", &[&program.to_string_lossy()]).success().stdout;
+    for library in needed.split_whitespace().filter(|word| word.starts_with('/')) {
+        copy(Path::new(library), library);
+    }
 }
 
 /// A minimal Debian root file system made by mmdebstrap with the given packages, as a tar file's path below
@@ -80,6 +98,13 @@ pub fn push_image(host: &str, name: &str, root: &Path, spec: &ImageSpec) {
     let mut config = json!({"Env": env});
     if !spec.cmd.is_empty() {
         config["Cmd"] = json!(spec.cmd);
+    }
+    if !spec.entrypoint.is_empty() {
+        config["Entrypoint"] = json!(spec.entrypoint);
+    }
+    if !spec.labels.is_empty() {
+        config["Labels"] =
+            spec.labels.iter().cloned().collect::<std::collections::BTreeMap<_, _>>().into_iter().collect();
     }
     if !spec.onbuild.is_empty() {
         config["OnBuild"] = json!(spec.onbuild);

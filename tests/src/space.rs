@@ -54,6 +54,15 @@ pub fn binary(name: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(variable) {
         return path.into();
     }
+    beside(name)
+}
+
+/// A binary of the tests' own.
+pub fn own_binary(name: &str) -> PathBuf {
+    beside(name)
+}
+
+fn beside(name: &str) -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let path = exe.parent().and_then(Path::parent).unwrap().join(name);
     assert!(path.exists(), "{} is missing: build the workspace's binaries first", path.display());

@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rbuild_frontend::{
-    Bridge, BuildError, Frontend, FrontendRequest, FrontendResult, ImageMeta, ImageQuery, ResolveMode,
-    SharedRef, SolveRequest, SourceMeta, SourceQuery, Warning,
+    Bridge, BuildError, ErrorCode, Frontend, FrontendProcess, FrontendRequest, FrontendResult, ImageMeta,
+    ImageQuery, ResolveMode, SharedRef, SolveRequest, SourceMeta, SourceQuery, Warning,
 };
 use rbuild_llb::{Definition, Graph, SourceOp};
 use rbuild_oci::Platform;
@@ -143,10 +143,12 @@ pub(crate) fn find_frontend(
     }
     if name == "gateway.v0" {
         let image = options.get("source").map_or("an image", String::as_str);
-        return Err(BuildError::unimplemented(format!(
-            "frontends that are images are not supported by rbuildd yet: `{image}` cannot be run. \
-             The syntax docker/dockerfile is built in"
-        )));
+        return Err(BuildError::new(
+            ErrorCode::PermissionDenied,
+            format!(
+                "frontends that are images are switched off in the configuration of rbuildd: `{image}` is not run"
+            ),
+        ));
     }
     let known: Vec<_> = frontends.keys().map(String::as_str).collect();
     Err(BuildError::invalid(format!("frontend `{name}` not found: this daemon has {}", known.join(", "))))
@@ -276,5 +278,9 @@ impl Bridge for BuildBridge {
 
     fn platforms(&self) -> Vec<Platform> {
         self.context.worker.platforms()
+    }
+
+    async fn run_process(&self, root: SharedRef, process: FrontendProcess) -> Result<u32, BuildError> {
+        crate::process::run(&self.context, &root, process).await
     }
 }

@@ -50,6 +50,10 @@ pub struct BuilderOptions {
     pub history: HistoryLimits,
     /// How errors are kept.
     pub encode_error: EncodeError,
+    /// Repositories of frontend images that the Dockerfile frontend in here stands in for.
+    pub built_in_frontends: Vec<String>,
+    /// Runs frontends that are images (`gateway.v0`), unless they are switched off.
+    pub image_frontend: Option<Arc<dyn Frontend>>,
 }
 
 /// The builder cannot be opened.
@@ -136,13 +140,16 @@ impl Builder {
             run_dir: store.run_dir(),
         });
         let cache = Arc::new(LocalCache::new(store.clone()));
-        let dockerfile: Arc<dyn Frontend> = Arc::new(rbuild_dockerfile::DockerfileFrontend);
+        let dockerfile: Arc<dyn Frontend> =
+            Arc::new(rbuild_dockerfile::DockerfileFrontend::standing_in_for(options.built_in_frontends));
+        let mut frontends = BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile)]);
+        frontends.extend(options.image_frontend.map(|frontend| ("gateway.v0".to_owned(), frontend)));
         Ok(Self {
             worker,
             solver: Solver::new(vec![cache], SolverOptions::default()),
             exporters: Exporters { store: store.clone(), sessions: sessions.clone(), registry },
             sessions,
-            frontends: Arc::new(BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile)])),
+            frontends: Arc::new(frontends),
             entitlements,
             builds: Arc::default(),
             memory: Memory::open(store.root().join("explain")).map_err(OpenError::Explain)?,

@@ -18,6 +18,7 @@ mod files;
 mod history;
 mod idle;
 mod policy;
+mod process;
 mod refs;
 mod request;
 mod run;
@@ -29,5 +30,6 @@ pub use history::{
     EncodeError, History, HistoryBlob, HistoryError, HistoryEvent, HistoryEventKind, HistoryLimits,
     HistoryRecord, HistoryRefusal,
 };
+pub use rbuild_dockerfile::BUILT_IN;
 pub use request::{BuildOutcome, BuildRequest, ExporterSpec, What};
 pub use upkeep::GcTask;

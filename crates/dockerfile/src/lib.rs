@@ -32,7 +32,7 @@ mod text;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use entry::{DockerfileFrontend, is_archive};
+pub use entry::{BUILT_IN, DockerfileFrontend, is_archive};
 pub use error::CompileError;
 pub use offline::{Lowered, compile_offline};
 pub use options::{CompileOptions, NoCache};

@@ -117,7 +117,7 @@ async fn run(dir: &Path) -> (String, String) {
         ..FrontendRequest::default()
     };
     let bridge = Arc::new(FakeBridge::new(case));
-    let outcome = DockerfileFrontend.solve(bridge.clone(), request).await;
+    let outcome = DockerfileFrontend::default().solve(bridge.clone(), request).await;
     (describe_outcome(&bridge, &outcome), describe_warnings(&bridge.warnings()))
 }
 

@@ -58,7 +58,7 @@ async fn only_some_images_are_resolved_at_a_time() {
         }
     }
     let (_dir, bridge) = bridge(&text);
-    DockerfileFrontend.solve(bridge.clone(), FrontendRequest::default()).await.unwrap();
+    DockerfileFrontend::default().solve(bridge.clone(), FrontendRequest::default()).await.unwrap();
     let peak = bridge.most_resolved_at_once();
     assert!((2..=16).contains(&peak), "{peak} at once");
 }
@@ -66,7 +66,8 @@ async fn only_some_images_are_resolved_at_a_time() {
 #[tokio::test]
 async fn a_large_file_does_not_hold_up_its_thread() {
     let (_dir, bridge) = bridge(&format!("FROM scratch\n{}", "ENV A=b\n".repeat(20_000)));
-    let mut solving = DockerfileFrontend.solve(bridge, FrontendRequest::default());
+    let frontend = DockerfileFrontend::default();
+    let mut solving = frontend.solve(bridge, FrontendRequest::default());
     // The runtime has one thread: what else it does is done only while the frontend waits.
     let mut turns = 0;
     loop {

@@ -27,7 +27,7 @@ async fn run(files: &[(&str, &str)], options: &[(&str, &str)], inputs: BTreeMap<
     let bridge = Arc::new(FakeBridge::new(Case::load(dir.path())));
     let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let request = FrontendRequest { options, inputs, session_id: "SESSION".into() };
-    let outcome = DockerfileFrontend.solve(bridge.clone(), request).await;
+    let outcome = DockerfileFrontend::default().solve(bridge.clone(), request).await;
     Run { bridge, outcome }
 }
 

@@ -6,7 +6,7 @@ use rbuild_digest::Digest;
 use rbuild_llb::{Definition, SourceLocation, SourceOp};
 use rbuild_oci::Platform;
 
-use crate::{BuildError, FrontendResult};
+use crate::{BuildError, FrontendProcess, FrontendResult};
 
 /// All that a frontend may ask of the daemon, within one build.
 #[async_trait]
@@ -35,6 +35,13 @@ pub trait Bridge: Send + Sync + std::fmt::Debug {
 
     /// Platforms that the daemon can run, native first.
     fn platforms(&self) -> Vec<Platform>;
+
+    /// Runs a frontend that is a program in the file system of `root`, and returns its exit code once all of its
+    /// processes are gone. It has no more rights than a sandboxed step. Cancel: drop the future.
+    async fn run_process(&self, root: SharedRef, process: FrontendProcess) -> Result<u32, BuildError> {
+        drop((root, process));
+        Err(BuildError::unimplemented("this build cannot run frontends that are images"))
+    }
 }
 
 /// A lazy handle on one output of a solved definition.

@@ -11,6 +11,7 @@ mod bridge;
 mod error;
 mod fault;
 mod frontend;
+mod process;
 pub mod subrequest;
 
 pub use bridge::{
@@ -20,4 +21,5 @@ pub use bridge::{
 pub use error::{BuildError, Detail, ErrorCode};
 pub use fault::Fault;
 pub use frontend::{Frontend, FrontendRequest, FrontendResult, ResultRefs};
+pub use process::FrontendProcess;
 pub use subrequest::Subrequest;

@@ -12,7 +12,11 @@ use tokio::sync::{Notify, oneshot};
 /// at the same time. Source: protocol notes, "Gateway" ("an unknown id waits a little").
 const REGISTER_WAIT: Duration = Duration::from_secs(3);
 
-type Outcome = Result<FrontendResult, BuildError>;
+/// References that one frontend may hold at a time: each holds a definition of up to a message's size.
+const MAX_REFS: usize = 10_000;
+
+/// How a frontend ended its build.
+pub(crate) type Outcome = Result<FrontendResult, BuildError>;
 
 /// One build whose frontend runs outside the daemon.
 #[derive(Debug)]
@@ -24,6 +28,13 @@ pub struct ForwardedBuild {
 }
 
 impl ForwardedBuild {
+    /// A build that waits for calls, and what its frontend will return.
+    pub(crate) fn open(bridge: Arc<dyn Bridge>) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
+        let (sender, outcome) = oneshot::channel();
+        let build = Self { bridge, refs: Mutex::default(), outcome: Mutex::new(Some(sender)) };
+        (Arc::new(build), outcome)
+    }
+
     /// What the frontend may ask of the daemon.
     pub fn bridge(&self) -> &Arc<dyn Bridge> {
         &self.bridge
@@ -35,6 +46,15 @@ impl ForwardedBuild {
         let id = random_id();
         self.refs.lock().insert(id.clone(), reference);
         id
+    }
+
+    /// Errors: the frontend holds as many references as it may.
+    pub(crate) fn check_room(&self) -> Result<(), BuildError> {
+        if self.refs.lock().len() < MAX_REFS {
+            return Ok(());
+        }
+        let text = format!("the frontend has asked for more than {MAX_REFS} results in one build");
+        Err(BuildError::new(ErrorCode::ResourceExhausted, text))
     }
 
     /// The reference of an id that [`Self::keep`] gave out; `None` is scratch.
@@ -135,9 +155,7 @@ impl Frontend for ClientFrontend {
         bridge: Arc<dyn Bridge>,
         _request: FrontendRequest,
     ) -> Result<FrontendResult, BuildError> {
-        let (sender, outcome) = oneshot::channel();
-        let build =
-            Arc::new(ForwardedBuild { bridge, refs: Mutex::default(), outcome: Mutex::new(Some(sender)) });
+        let (build, outcome) = ForwardedBuild::open(bridge);
         let _registration = self.builds.register(&self.build_id, build)?;
         outcome.await.unwrap_or_else(|_| {
             Err(BuildError::new(ErrorCode::Internal, "the build's frontend went away without a result"))

@@ -8,11 +8,14 @@
 #![forbid(unsafe_code)]
 
 mod caps;
+mod connection;
 mod convert;
 mod forward;
+mod image;
 mod server;
 mod status;
 
 pub use forward::{ClientFrontend, ForwardedBuild, ForwardedBuilds};
+pub use image::{ImageFrontend, ImageFrontendOptions};
 pub use server::{BridgeService, WorkerInfo};
 pub use status::{encode_error, from_rpc_status, from_status, to_rpc_status, to_status};

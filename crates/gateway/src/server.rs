@@ -16,25 +16,44 @@ const MAX_READ: u64 = 15 << 20;
 /// Workers as `Ping` lists them.
 pub type WorkerInfo = Vec<WorkerRecord>;
 
-/// Serves `moby.buildkit.v1.frontend.LLBBridge` to clients that drive a build themselves.
+/// Whose calls they are.
+#[derive(Debug)]
+enum Callers {
+    /// Of clients that name their build.
+    Any(Arc<ForwardedBuilds>),
+    /// Of the frontend of one build, on a connection of its own. What it says about build ids does not matter.
+    One(Arc<ForwardedBuild>),
+}
+
+/// Serves `moby.buildkit.v1.frontend.LLBBridge` to clients that drive a build themselves, and to frontends that are
+/// images.
 #[derive(Debug)]
 pub struct BridgeService {
-    builds: Arc<ForwardedBuilds>,
+    callers: Callers,
     workers: WorkerInfo,
 }
 
 impl BridgeService {
     /// A service over the builds that wait for calls.
     pub fn new(builds: Arc<ForwardedBuilds>, workers: WorkerInfo) -> Self {
-        Self { builds, workers }
+        Self { callers: Callers::Any(builds), workers }
+    }
+
+    /// A service for the frontend of one build.
+    pub(crate) fn for_build(build: Arc<ForwardedBuild>, workers: WorkerInfo) -> Self {
+        Self { callers: Callers::One(build), workers }
     }
 
     async fn build<T>(&self, request: &Request<T>) -> Result<Arc<ForwardedBuild>, Status> {
+        let builds = match &self.callers {
+            Callers::Any(builds) => builds,
+            Callers::One(build) => return Ok(build.clone()),
+        };
         let id = request.metadata().get(BUILD_ID_KEY).and_then(|value| value.to_str().ok());
         let id = id
             .ok_or_else(|| Status::invalid_argument(format!("no `{BUILD_ID_KEY}` in the call's metadata")))?;
         let id = id.to_owned();
-        let found = self.builds.find(&id).await;
+        let found = builds.find(&id).await;
         found.ok_or_else(|| Status::not_found(format!("no such job {id}")))
     }
 
@@ -127,6 +146,7 @@ impl LlbBridge for BridgeService {
         let build = self.build(&request).await?;
         let request = request.into_inner();
         let arrays = request.allow_result_array_ref;
+        build.check_room().map_err(|err| to_status(&err))?;
         let request = convert::solve_request(request).map_err(|err| to_status(&err))?;
         reply(build.bridge().solve(request).await.map(|result| wire::SolveResponse {
             r#ref: String::new(),

@@ -16,6 +16,7 @@
 mod entitlements;
 mod error;
 mod files;
+mod helper;
 mod logs;
 mod meta;
 mod mounts;
@@ -29,6 +30,7 @@ mod worker;
 pub use entitlements::{Entitlement, Entitlements};
 pub use error::{OpError, OpErrorKind};
 pub use files::FileError;
+pub use helper::HelperProcess;
 pub use meta::{ImageRequest, ResolvedImage, ResolvedSource};
 pub use op::LlbOp;
 pub use permits::Permits;

@@ -283,6 +283,7 @@ impl Cli {
             dns: file.dns,
             trace_socket: self.otel_socket_path,
             history: file.history,
+            frontends: file.frontend,
             drain: self
                 .drain_timeout
                 .map(std::time::Duration::from_secs)

@@ -171,10 +171,17 @@ pub(crate) struct KeyPairFile {
     pub(crate) cert: PathBuf,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct FrontendFile {
-    pub(super) enabled: Option<bool>,
+/// One frontend: `dockerfile.v0` or `gateway.v0`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct FrontendFile {
+    pub(crate) enabled: Option<bool>,
+    /// Images that may be frontends, as repositories; empty is all.
+    #[serde(rename = "allowedRepositories")]
+    pub(crate) allowed_repositories: Vec<String>,
+    /// Ours: repositories of images that the Dockerfile frontend in here stands in for.
+    #[serde(rename = "builtInFor")]
+    pub(crate) built_in_for: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -244,9 +251,19 @@ impl ConfigFile {
                 "the Dockerfile frontend is always on",
             ),
             (
-                self.frontend.get("gateway.v0").is_some_and(|f| f.enabled == Some(true)),
-                "`[frontend.\"gateway.v0\"] enabled`",
-                "frontends that are images are not supported",
+                self.frontend.keys().any(|name| name != "dockerfile.v0" && name != "gateway.v0"),
+                "a frontend besides `dockerfile.v0` and `gateway.v0`",
+                "there are these two",
+            ),
+            (
+                self.frontend.get("gateway.v0").is_some_and(|f| f.built_in_for.is_some()),
+                "`[frontend.\"gateway.v0\"] builtInFor`",
+                "it belongs to `[frontend.\"dockerfile.v0\"]`",
+            ),
+            (
+                self.frontend.get("dockerfile.v0").is_some_and(|f| !f.allowed_repositories.is_empty()),
+                "`[frontend.\"dockerfile.v0\"] allowedRepositories`",
+                "it belongs to `[frontend.\"gateway.v0\"]`",
             ),
         ];
         match refused.into_iter().find(|(asked, ..)| *asked) {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub(crate) use cli::Cli;
-pub(crate) use file::{GcPolicyFile, HistoryFile, RegistryFile};
+pub(crate) use file::{FrontendFile, GcPolicyFile, HistoryFile, RegistryFile};
 pub(crate) use size::{Size, Span};
 
 /// Everything the daemon needs to know before it starts.
@@ -40,6 +40,7 @@ pub(crate) struct Config {
     pub(crate) trace_socket: Option<PathBuf>,
     pub(crate) drain: std::time::Duration,
     pub(crate) history: HistoryFile,
+    pub(crate) frontends: BTreeMap<String, FrontendFile>,
     pub(crate) until_stdin_closes: bool,
 }
 

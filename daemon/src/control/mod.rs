@@ -26,7 +26,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::config::Config;
 
-pub(crate) use settings::builder_options;
+pub(crate) use settings::{builder_options, image_frontend};
 pub(crate) use workers::worker_record;
 
 type Reply<T> = Result<Response<T>, Status>;

@@ -1,16 +1,25 @@
 //! From the daemon's configuration to the builder's options.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_build::{BuilderOptions, HistoryLimits};
 use rbuild_exec::DnsConfig;
+use rbuild_frontend::Frontend;
+use rbuild_gateway::{ImageFrontend, ImageFrontendOptions};
+use rbuild_oci::ImageRef;
 use rbuild_registry::{HostConfig, KeyPair, RegistryConfig};
 use rbuild_store::{GcPolicy, SnapshotterKind};
 
 use crate::config::{Config, GcPolicyFile, RegistryFile, Snapshotter};
 
 /// Everything that a builder needs to know.
-pub(crate) fn builder_options(config: &Config) -> anyhow::Result<BuilderOptions> {
+///
+/// `image_frontend`: runs frontends that are images, unless they are switched off.
+pub(crate) fn builder_options(
+    config: &Config,
+    image_frontend: Option<Arc<ImageFrontend>>,
+) -> anyhow::Result<BuilderOptions> {
     let mut registries = RegistryConfig::default();
     for (host, file) in &config.registries {
         registries.hosts.insert(host.clone(), host_config(file)?);
@@ -35,7 +44,37 @@ pub(crate) fn builder_options(config: &Config) -> anyhow::Result<BuilderOptions>
         gc: config.gc.then(|| gc_policies(config)),
         history: history_limits(config),
         encode_error: rbuild_gateway::encode_error,
+        built_in_frontends: built_in_frontends(config)?,
+        image_frontend: image_frontend.map(|frontend| frontend as Arc<dyn Frontend>),
     })
+}
+
+/// What runs frontends that are images; `None`: they are switched off.
+pub(crate) fn image_frontend(config: &Config) -> anyhow::Result<Option<Arc<ImageFrontend>>> {
+    let file = config.frontends.get("gateway.v0").cloned().unwrap_or_default();
+    if file.enabled == Some(false) {
+        return Ok(None);
+    }
+    let allowed = repositories(&file.allowed_repositories, "allowedRepositories")?;
+    let options = ImageFrontendOptions { built_in: built_in_frontends(config)?, allowed };
+    Ok(Some(Arc::new(ImageFrontend::new(options))))
+}
+
+fn built_in_frontends(config: &Config) -> anyhow::Result<Vec<String>> {
+    match config.frontends.get("dockerfile.v0").and_then(|file| file.built_in_for.as_ref()) {
+        Some(names) => repositories(names, "builtInFor"),
+        None => Ok(rbuild_build::BUILT_IN.map(str::to_owned).to_vec()),
+    }
+}
+
+/// Full names of repositories, however short they are written.
+fn repositories(names: &[String], setting: &str) -> anyhow::Result<Vec<String>> {
+    use anyhow::Context as _;
+    let full = |name: &String| {
+        let parsed = ImageRef::parse(name).with_context(|| format!("{setting}: `{name}`"))?;
+        Ok(parsed.repository())
+    };
+    names.iter().map(full).collect()
 }
 
 fn history_limits(config: &Config) -> HistoryLimits {

@@ -30,13 +30,29 @@ use crate::{CompileError, CompileOptions};
 use load::Loader;
 pub use remote::is_archive;
 use request::BuildRequest;
+pub use syntax::BUILT_IN;
 
 /// How many images of one platform are resolved at a time: a file may name thousands.
 const MAX_RESOLVING: usize = 16;
 
 /// Compiles the Dockerfile of a request; the state lives in the request, the frontend has none.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct DockerfileFrontend;
+#[derive(Debug, Clone)]
+pub struct DockerfileFrontend {
+    built_in: Vec<String>,
+}
+
+impl Default for DockerfileFrontend {
+    fn default() -> Self {
+        Self::standing_in_for(BUILT_IN.map(str::to_owned).to_vec())
+    }
+}
+
+impl DockerfileFrontend {
+    /// A frontend that compiles files whose `syntax` names one of these repositories itself.
+    pub fn standing_in_for(repositories: Vec<String>) -> Self {
+        Self { built_in: repositories }
+    }
+}
 
 #[async_trait]
 impl Frontend for DockerfileFrontend {
@@ -49,7 +65,7 @@ impl Frontend for DockerfileFrontend {
         let build = BuildRequest::parse(request, &platforms)?;
         let loader = Loader::new(bridge.clone(), &build).await?;
         let (source, ignore) = loader.dockerfile().await?;
-        if let Some(forward) = syntax::forward(&build, &source) {
+        if let Some(forward) = syntax::forward(&build, &source, &self.built_in) {
             let result = bridge.solve(forward.request).await;
             return result.map_err(|error| syntax::locate(error, &source, forward.line));
         }

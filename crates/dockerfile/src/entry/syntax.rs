@@ -12,11 +12,11 @@ pub(super) struct Forward {
     pub(super) line: u32,
 }
 
-/// Names of the image that this frontend stands in for.
-const BUILT_IN: [&str; 2] = ["docker.io/docker/dockerfile", "docker.io/docker/dockerfile-upstream"];
+/// Names of the image that this frontend stands in for, unless the daemon is configured otherwise.
+pub const BUILT_IN: [&str; 2] = ["docker.io/docker/dockerfile", "docker.io/docker/dockerfile-upstream"];
 
-/// The frontend that the file or the request asks for, unless it is this one.
-pub(super) fn forward(build: &BuildRequest, source: &Source) -> Option<Forward> {
+/// The frontend that the file or the request asks for, unless it is this one, under one of the `built_in` names.
+pub(super) fn forward(build: &BuildRequest, source: &Source, built_in: &[String]) -> Option<Forward> {
     // With `cmdline` we are the frontend that was asked for.
     if build.options.get("cmdline").is_some_and(|line| !line.is_empty()) {
         return None;
@@ -28,7 +28,7 @@ pub(super) fn forward(build: &BuildRequest, source: &Source) -> Option<Forward> 
     };
     let image = command.split_whitespace().next()?.to_owned();
     let repository = ImageRef::parse(&image).map(|name| name.repository());
-    if repository.is_ok_and(|name| BUILT_IN.contains(&name.as_str())) {
+    if repository.is_ok_and(|name| built_in.contains(&name)) {
         return None;
     }
     let mut options = build.options.clone();

@@ -105,11 +105,7 @@ async fn spec(
         rootfs: prepared.rootfs.clone(),
         readonly_root: exec.root_mount().is_some_and(|root| root.readonly),
         mounts: prepared.mounts.clone(),
-        // There is no bridge: a step that asks for nothing shares the host's network, as buildkitd does without CNI.
-        network: match exec.network {
-            NetMode::None => rbuild_exec::NetMode::None,
-            NetMode::Host | NetMode::Sandbox => rbuild_exec::NetMode::Host,
-        },
+        network: net_mode(exec.network),
         security: match exec.security {
             SecurityMode::Insecure => rbuild_exec::SecurityMode::Insecure,
             SecurityMode::Sandbox => rbuild_exec::SecurityMode::Sandbox,
@@ -123,6 +119,14 @@ async fn spec(
         tty: None,
         remove_stubs_recursive: meta.remove_mount_stubs_recursive,
     })
+}
+
+/// There is no bridge: a step that asks for nothing shares the host's network, as buildkitd does without CNI.
+pub(crate) fn net_mode(mode: NetMode) -> rbuild_exec::NetMode {
+    match mode {
+        NetMode::None => rbuild_exec::NetMode::None,
+        NetMode::Host | NetMode::Sandbox => rbuild_exec::NetMode::Host,
+    }
 }
 
 fn extra_hosts(meta: &ExecMeta) -> Result<Vec<(String, IpAddr)>, OpError> {
