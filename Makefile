@@ -4,7 +4,7 @@ export CARGO_TERM_COLOR ?= auto
 BINS = --bin rbuildd --bin rbuildctl
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build release demo test lint fmt unit e2e fuzz bench deny clean
+.PHONY: help deps build release demo test lint fmt unit e2e kill fuzz bench deny clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ unit: ## unit, golden and property tests of every crate
 
 e2e: build ## end-to-end tests; CASE=name picks some
 	$(CARGO) test --locked -p rbuild-tests -- $(CASE)
+
+kill: build ## kill -9 the daemon KILLS=1000 times under load (see tests/it/c5_kill.rs)
+	RBUILD_KILLS=$(or $(KILLS),1000) $(CARGO) test --locked -p rbuild-tests -- c5_kill --nocapture
 
 fuzz: ## fuzz TARGET=name for TIME=seconds (see docs/fuzzing.md)
 	@tests/fuzz/run.sh $(or $(TARGET),dockerfile) $(or $(TIME),600)

@@ -155,6 +155,7 @@ impl Ingest {
             return Ok((found, self.offset));
         }
         self.publish(&target).map_err(|err| ContentError::io("commit", &target, err))?;
+        self.store.note_seen(found);
         self.finished = true;
         Ok((found, self.offset))
     }

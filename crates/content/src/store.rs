@@ -15,6 +15,8 @@ use crate::{ContentError, Ingest, Result};
 const STALE_INGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// Buffer for hashing and copying files; large enough that the calls do not count.
 pub(crate) const BUFFER: usize = 256 * 1024;
+/// Digests remembered as seen (some 6 MB); beyond it they are hashed again.
+const SEEN_LIMIT: usize = 100_000;
 
 /// How a [`ContentStore`] behaves.
 #[derive(Debug, Clone)]
@@ -45,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) options: ContentOptions,
     /// Names under `ingest/` that somebody writes to now.
     pub(crate) active: Mutex<HashSet<String>>,
+    /// Blobs whose bytes this process has seen whole.
+    seen: Mutex<HashSet<Digest>>,
 }
 
 impl ContentStore {
@@ -62,7 +66,7 @@ impl ContentStore {
         for path in [&blobs, &ingests] {
             fs::create_dir_all(path).map_err(|err| ContentError::io("create", path, err))?;
         }
-        let inner = Inner { blobs, ingests, options, active: Mutex::default() };
+        let inner = Inner { blobs, ingests, options, active: Mutex::default(), seen: Mutex::default() };
         let store = Self { inner: Arc::new(inner) };
         store.sweep()?;
         Ok(store)
@@ -96,7 +100,27 @@ impl ContentStore {
     }
 
     /// Opens the blob for reading. It stays readable when it is deleted meanwhile.
+    ///
+    /// What an earlier process left is read whole and hashed before it is used for the first time: disks rot. A rotten
+    /// blob is deleted, so that it is made or fetched again, and is an error this once.
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
+        let mut file = self.open_file(digest)?;
+        if self.inner.seen.lock().contains(digest) {
+            return Ok(file);
+        }
+        let path = self.path(digest);
+        let (found, _) = hash_file(&mut file).map_err(|err| ContentError::io("read", &path, err))?;
+        if found != *digest {
+            tracing::error!(path = %path.display(), "a blob has changed on disk, it is removed");
+            self.delete(digest)?;
+            return Err(self.rotten(digest, found));
+        }
+        io::Seek::rewind(&mut file).map_err(|err| ContentError::io("rewind", &path, err))?;
+        self.note_seen(*digest);
+        Ok(file)
+    }
+
+    fn open_file(&self, digest: &Digest) -> Result<File> {
         let path = self.path(digest);
         File::open(&path).map_err(|err| match err.kind() {
             io::ErrorKind::NotFound => ContentError::NotFound { digest: *digest },
@@ -104,11 +128,20 @@ impl ContentStore {
         })
     }
 
+    /// The blob's bytes went through this process and are what its name says.
+    pub(crate) fn note_seen(&self, digest: Digest) {
+        let mut seen = self.inner.seen.lock();
+        if seen.len() >= SEEN_LIMIT {
+            seen.clear();
+        }
+        seen.insert(digest);
+    }
+
     /// Reads a small blob whole and checks its digest again.
     ///
     /// Errors: [`ContentError::TooLarge`] beyond `limit` bytes.
     pub fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
-        let file = self.open_blob(digest)?;
+        let file = self.open_file(digest)?;
         let path = self.path(digest);
         let size = file.metadata().map_err(|err| ContentError::io("stat", &path, err))?.len();
         if size > limit {
@@ -147,6 +180,7 @@ impl ContentStore {
 
     /// Deletes the blob; `false` if it was not here. Open readers go on.
     pub fn delete(&self, digest: &Digest) -> Result<bool> {
+        self.inner.seen.lock().remove(digest);
         let path = self.path(digest);
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
@@ -176,7 +210,7 @@ impl ContentStore {
 
     /// Reads the whole blob and checks its digest; a rotten one is an error, and is left where it is.
     pub fn verify(&self, digest: &Digest) -> Result<()> {
-        let mut file = self.open_blob(digest)?;
+        let mut file = self.open_file(digest)?;
         let (found, _) =
             hash_file(&mut file).map_err(|err| ContentError::io("read", &self.path(digest), err))?;
         if found == *digest { Ok(()) } else { Err(self.rotten(digest, found)) }

@@ -38,6 +38,16 @@ pub enum StoreError {
         /// What this code knows.
         supported: u32,
     },
+    /// The database has changed on disk, as disks do.
+    #[error(
+        "the metadata database `{}` is damaged: {detail}; move it away to start with an empty cache", path.display()
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
     /// The disk is full.
     #[error("no space left on device: {what}")]
     NoSpace {

@@ -145,6 +145,22 @@ fn a_rotten_blob_is_never_served_as_whole() {
 }
 
 #[test]
+fn a_blob_that_rotted_since_the_last_start_is_found_out_and_taken_away() {
+    let (dir, store) = store();
+    let (digest, fine) = (store.put(b"hello").unwrap(), store.put(b"fine").unwrap());
+    drop(store);
+    let store = ContentStore::open(dir.path()).unwrap();
+    let path = store.path(&digest);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&path, b"hellp").unwrap();
+    assert!(store.open_blob(&digest).unwrap_err().is_mismatch());
+    assert!(!store.has(&digest).unwrap());
+    assert_eq!(store.put(b"hello").unwrap(), digest);
+    assert_eq!(hash_file(&mut store.open_blob(&digest).unwrap()).unwrap(), (digest, 5));
+    assert_eq!(hash_file(&mut store.open_blob(&fine).unwrap()).unwrap(), (fine, 4));
+}
+
+#[test]
 fn deleting_keeps_open_readers_alive() {
     let (_dir, store) = store();
     let digest = store.put(b"hello").unwrap();

@@ -26,6 +26,8 @@ pub(crate) const FORMAT: u32 = 1;
 const FEATURES: &[&str] = &[];
 /// Pages kept in memory. The whole of a usual root; more only saves reads that the page cache serves anyway.
 const CACHE_BYTES: usize = 32 << 20;
+/// Databases up to this size are checked whole when they are opened: some tenths of a second at most.
+const CHECKED_BYTES: u64 = 128 << 20;
 
 const KEY_FORMAT: &[u8] = b"format";
 const KEY_FEATURES: &[u8] = b"features";
@@ -64,7 +66,7 @@ impl Db {
     /// Opens or creates `root/meta.db` and replays the journal.
     pub(crate) fn open(root: &Path, boot: &str, hook: Option<Hook>) -> Result<(Self, Opened)> {
         let path = root.join("meta.db");
-        let redb = open_redb(&path)?;
+        let redb = checked(&path)?;
         let known = prepare(&redb, &path, boot)?;
         add_tables(&redb)?;
         let (journal, changes) = Journal::open(&root.join("journal"), boot)?;
@@ -258,6 +260,33 @@ type Rows = redb::ReadOnlyTable<&'static [u8], &'static [u8]>;
 fn open_redb(path: &Path) -> Result<Database> {
     let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
     opened.map_err(|error| StoreError::database("open", error))
+}
+
+/// Opens the database and checks every page against its checksum: redb panics, or believes, what it finds in a page
+/// that has changed on disk.
+fn checked(path: &Path) -> Result<Database> {
+    let is_small = std::fs::metadata(path).is_ok_and(|meta| meta.len() <= CHECKED_BYTES);
+    if !is_small {
+        return open_redb(path);
+    }
+    let damaged = |detail: String| StoreError::Damaged { path: path.to_owned(), detail };
+    // Nothing is shared with what may panic: it is dropped with the panic.
+    let opened = std::panic::catch_unwind(|| {
+        let mut redb = open_redb(path)?;
+        match redb.check_integrity() {
+            Ok(true) => Ok(redb),
+            // It has been put back to an earlier state, of which nobody knows what it is.
+            Ok(false) => Err(damaged("pages do not match their checksums".into())),
+            Err(error) => Err(damaged(error.to_string())),
+        }
+    });
+    match opened {
+        Ok(Err(StoreError::Database { source, .. })) if matches!(*source, redb::Error::Corrupted(_)) => {
+            Err(damaged(source.to_string()))
+        }
+        Ok(opened) => opened,
+        Err(_) => Err(damaged("a page makes no sense".into())),
+    }
 }
 
 fn closed() -> StoreError {

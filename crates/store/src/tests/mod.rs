@@ -2,6 +2,7 @@
 
 mod contexts;
 mod digests;
+mod flips;
 mod full;
 mod kill;
 mod layers;
