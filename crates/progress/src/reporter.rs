@@ -174,12 +174,23 @@ struct StatusState {
     done: bool,
 }
 
+const TRANSFERRING: &str = "transferring ";
+
 impl StatusHandle {
     /// Sets how far it is, in bytes or pieces; a total of 0 is unknown.
     pub fn set(&self, current: u64, total: u64) {
         self.change(|status| {
             status.current = i64::try_from(current).unwrap_or(i64::MAX);
             status.total = i64::try_from(total).unwrap_or(i64::MAX);
+        });
+    }
+
+    /// Sets how far a transfer of files is. The files travel in the status's name, which upstream's clients do not
+    /// show; ours do.
+    pub fn transferred(&self, bytes: u64, files: u64) {
+        self.change(|status| {
+            status.current = i64::try_from(bytes).unwrap_or(i64::MAX);
+            status.name = transfer_name(files);
         });
     }
 
@@ -210,6 +221,16 @@ impl StatusHandle {
             push_status(&self.progress, &state.status);
         }
     }
+}
+
+/// What the status of a transfer is named; [`files_in_name`] reads it.
+fn transfer_name(files: u64) -> String {
+    format!("{TRANSFERRING}{files} files")
+}
+
+/// The files that a transfer's status tells of; `None` for all other statuses, and those of other daemons.
+pub(crate) fn files_in_name(name: &str) -> Option<u64> {
+    name.strip_prefix(TRANSFERRING)?.strip_suffix(" files")?.parse().ok()
 }
 
 impl Drop for StatusHandle {

@@ -138,7 +138,7 @@ impl Source for LocalSource {
                 return Err(error.into());
             }
         };
-        status.set(counter.bytes(), 0);
+        status.transferred(counter.bytes(), counter.files());
         status.done();
         let (entries, bytes) = tokio::task::spawn_blocking(move || describe(&index))
             .await
@@ -153,7 +153,7 @@ async fn show(status: &StatusHandle, counter: &TransferCounter) -> std::convert:
     loop {
         ticks.tick().await;
         if counter.bytes() > 0 {
-            status.set(counter.bytes(), 0);
+            status.transferred(counter.bytes(), counter.files());
         }
     }
 }

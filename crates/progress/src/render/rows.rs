@@ -6,6 +6,8 @@ use super::text;
 
 /// Columns of a log line that are taken by what stands before it.
 const LOG_MARGIN: usize = 10;
+/// Columns of a row around its name and amount, with a time of six.
+const ROW_MARGIN: usize = 18;
 /// A vertex whose log was shown keeps being shown: a frame weighs as much as this many bytes of output.
 const FRAME_WEIGHT: usize = 50;
 
@@ -147,6 +149,8 @@ fn render(entry: &Entry, kind: Kind, width: usize, now: f64) -> Option<Line> {
         () if entry.is_failed() => Style::Error,
         () => Style::Run,
     };
+    // Files and rate, where there is room for them.
+    let mut more = None;
     let (name, amount, time, style) = match kind {
         Kind::Vertex => {
             let mark = match () {
@@ -165,12 +169,19 @@ fn render(entry: &Entry, kind: Kind, width: usize, now: f64) -> Option<Line> {
                 spans.set(seconds(started), status.completed.map(seconds));
             }
             let style = if status.completed.is_some() { Style::Run } else { Style::Normal };
+            more = text::transfer(status);
             (format!("=> {}", text::status_name(status)), text::amount(status), spans.total(now), style)
         }
         Kind::Warning(at) => {
             (format!("WARN: {}", entry.warnings[at]), None, entry.spans.total(now), Style::Normal)
         }
     };
+    let mut amount = amount;
+    if let (Some(amount), Some(more)) = (&mut amount, more)
+        && text_columns(&name) + amount.len() + more.len() + ROW_MARGIN <= width
+    {
+        *amount = format!("{amount} ({more})");
+    }
     let text = row_text(&name, amount.as_deref(), time, width)?;
     Some(Line { text, style })
 }

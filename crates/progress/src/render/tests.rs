@@ -274,6 +274,36 @@ fn a_frame_looks_like_upstreams() {
     assert_eq!(texts(&narrow)[2], " => => transferring dockerfi 520B  0.0s");
 }
 
+/// A context on its way, as our daemon tells of it.
+fn transfer(files: u64, bytes: i64, stamp: i64, completed: Option<i64>) -> StatusResponse {
+    let mut event =
+        status("[internal] load build context", "transferring context:", (bytes, 0), stamp, completed);
+    event.statuses[0].name = format!("transferring {files} files");
+    event
+}
+
+#[test]
+fn a_transfer_shows_bytes_files_and_rate() {
+    let context = || vertexes(vec![vertex("[internal] load build context", Some(1_000), None)]);
+    let end = transfer(10_000, 13_160_000, 3_200, Some(3_200));
+    let out = plain(vec![(0, vec![context()]), (1, vec![end.clone()])]);
+    let line = "#1 transferring context: 13.16MB 2.2s done (10000 files, 5.98MB/s)\n";
+    assert!(out.contains(line), "{out}");
+    // Too short for a rate: as everywhere.
+    let out = plain(vec![(0, vec![context()]), (1, vec![transfer(1, 520, 1_100, Some(1_100))])]);
+    assert!(out.contains("#1 transferring context: 520B 0.1s done\n"), "{out}");
+
+    let mut board = Board::default();
+    board.apply(context());
+    board.apply(transfer(1, 2_000_000, 2_000, None));
+    let row =
+        |board: &mut Board, width| texts(&frame(board, small(width, 24), 2.0, 1.0, false))[2].to_owned();
+    let wide = row(&mut board, 80);
+    assert!(wide.starts_with(" => => transferring context: 2.00MB (1 file, 2.00MB/s)"), "{wide}");
+    let narrow = row(&mut board, 50);
+    assert!(narrow.starts_with(" => => transferring context: 2.00MB  "), "{narrow}");
+}
+
 #[test]
 fn a_frame_fits_the_terminal_and_keeps_what_runs() {
     let mut board = Board::new(Keep { pending: false, tail: 10 });

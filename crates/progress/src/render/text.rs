@@ -9,9 +9,12 @@ use super::RenderOptions;
 use super::board::Board;
 use super::excerpt::{Look, Mark, excerpt};
 use super::spans::seconds;
+use crate::reporter::files_in_name;
 
 /// Lines of a failed step's log that are repeated at the end of plain output.
 pub(super) const LAST_LINES: usize = 10;
+/// A shorter transfer has no rate worth reading.
+const MIN_TRANSFER_S: f64 = 0.2;
 
 /// A line from outside without what a terminal would act on: escape sequences and control characters.
 pub(super) fn clean(text: &str) -> Cow<'_, str> {
@@ -105,21 +108,35 @@ pub(super) fn amount(status: &VertexStatus) -> Option<String> {
     }
 }
 
-/// One status as a line: `transferring context: 13.16MB 2.2s done`.
+/// Seconds that a status has taken so far.
+fn taken(status: &VertexStatus) -> Option<f64> {
+    Some(seconds(status.completed.or(status.timestamp)?) - seconds(status.started?))
+}
+
+/// Files and rate of a transfer that takes long enough for a rate: `10000 files, 5.98MB/s`.
+pub(super) fn transfer(status: &VertexStatus) -> Option<String> {
+    let files = files_in_name(&status.name)?;
+    let seconds = taken(status).filter(|seconds| *seconds >= MIN_TRANSFER_S)?;
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "two digits are shown")]
+    let rate = bytes((status.current as f64 / seconds) as i64);
+    Some(format!("{files} file{}, {rate}/s", if files == 1 { "" } else { "s" }))
+}
+
+/// One status as a line: `transferring context: 13.16MB 2.2s done`, behind which a daemon of ours adds files and rate.
 pub(super) fn status_line(status: &VertexStatus) -> String {
     let mut line = status_name(status);
     // Writing to a string cannot fail.
     if let Some(amount) = amount(status) {
         let _ok = write!(line, " {amount}").is_ok();
     }
-    if let (Some(started), Some(end)) = (status.started, status.completed.or(status.timestamp)) {
-        let seconds = seconds(end) - seconds(started);
-        if seconds > 0.01 {
-            let _ok = write!(line, " {seconds:.1}s").is_ok();
-        }
+    if let Some(seconds) = taken(status).filter(|seconds| *seconds > 0.01) {
+        let _ok = write!(line, " {seconds:.1}s").is_ok();
     }
     if status.completed.is_some() {
         line.push_str(" done");
+    }
+    if let Some(transfer) = transfer(status) {
+        let _ok = write!(line, " ({transfer})").is_ok();
     }
     line
 }
