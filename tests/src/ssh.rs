@@ -27,9 +27,11 @@ impl TestSsh {
         let at = |name: &str| space.at(name).display().to_string();
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\n\
-             PidFile none\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\n",
+             PidFile none\nUsePAM no\nPermitRootLogin yes\nPasswordAuthentication no\nSetEnv PATH={}:{}\n",
             at("host"),
-            at("user.pub")
+            at("user.pub"),
+            crate::binary("rbuildctl").parent().expect("it is in a folder").display(),
+            std::env::var("PATH").unwrap(),
         );
         space.write("sshd_config", config);
         let mut ssh = Self { children: Vec::new(), port, space };
@@ -55,6 +57,11 @@ impl TestSsh {
     /// Socket of the agent.
     pub fn agent(&self) -> String {
         self.space.at("agent").display().to_string()
+    }
+
+    /// The port of loopback on which the server listens.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// URL of a repository on this machine.
