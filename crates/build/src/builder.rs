@@ -171,9 +171,10 @@ impl Builder {
         request: BuildRequest,
         cancel: CancellationToken,
     ) -> Result<BuildOutcome, BuildError> {
-        let open = || self.history.begin(&request).map_err(|error| log_error(&request.id, error));
-        let (running, recording) = self.builds.register(&request.id, open)?;
-        let progress = recording.progress().clone();
+        self.builds.admit(&request.id)?;
+        let begun = self.history.begin(&request).await;
+        let (recording, progress) = begun.map_err(|error| log_error(&request.id, error))?;
+        let running = self.builds.register(&request.id, &progress)?;
         let builder = self.clone();
         let id = request.id.clone();
         let task = self.tasks.spawn(async move {

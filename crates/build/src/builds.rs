@@ -34,29 +34,34 @@ pub(crate) struct Running {
     progress: Progress,
 }
 
-impl Builds {
-    /// Enters a build; `open` makes its event log once the id is known to be free.
-    ///
-    /// Errors: the id is taken, the daemon is draining, or that of `open`.
-    pub(crate) fn register<T>(
-        self: &Arc<Self>,
-        id: &str,
-        open: impl FnOnce() -> Result<(T, Progress), BuildError>,
-    ) -> Result<(Running, T), BuildError> {
-        let mut state = self.state.lock();
-        if state.draining {
+impl State {
+    fn admit(&self, id: &str) -> Result<(), BuildError> {
+        if self.draining {
             let text = "rbuildd is shutting down and takes no new builds: try again in a moment or elsewhere";
             return Err(BuildError::new(ErrorCode::Unavailable, text).fault(Fault::Draining));
         }
-        if state.builds.contains_key(id) {
+        if self.builds.contains_key(id) {
             let text = format!("a build with the id `{id}` is running already");
             return Err(BuildError::new(ErrorCode::AlreadyExists, text));
         }
-        let (opened, progress) = open()?;
+        Ok(())
+    }
+}
+
+impl Builds {
+    /// Whether a build of that id may begin. Errors: the id is taken, or the daemon is draining.
+    pub(crate) fn admit(&self, id: &str) -> Result<(), BuildError> {
+        self.state.lock().admit(id)
+    }
+
+    /// Enters a build. Errors: as [`Builds::admit`].
+    pub(crate) fn register(self: &Arc<Self>, id: &str, progress: &Progress) -> Result<Running, BuildError> {
+        let mut state = self.state.lock();
+        state.admit(id)?;
         state.builds.insert(id.to_owned(), progress.clone());
         drop(state);
         self.changed.notify_waiters();
-        Ok((Running { builds: self.clone(), id: id.to_owned(), progress }, opened))
+        Ok(Running { builds: self.clone(), id: id.to_owned(), progress: progress.clone() })
     }
 
     /// The events of a build, if it runs.
@@ -116,14 +121,14 @@ mod tests {
     #[tokio::test]
     async fn a_build_is_found_while_it_runs() {
         let builds = Arc::new(Builds::default());
-        let open = || Ok(((), Progress::memory()));
+        let progress = Progress::memory();
         let (waited, running) =
-            tokio::join!(builds.wait("a"), async { builds.register("a", open).unwrap().0 });
+            tokio::join!(builds.wait("a"), async { builds.register("a", &progress).unwrap() });
         assert!(waited.is_some());
-        assert!(builds.register("a", open).is_err(), "the id is taken");
+        assert!(builds.register("a", &progress).is_err(), "the id is taken");
         drop(running);
         assert!(builds.get("a").is_none());
         builds.drain();
-        assert!(builds.register("b", open).is_err());
+        assert!(builds.register("b", &progress).is_err());
     }
 }

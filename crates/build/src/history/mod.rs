@@ -9,7 +9,7 @@
 mod record;
 mod recording;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use rbuild_frontend::BuildError;
 use rbuild_progress::{Progress, StatusStream};
 use rbuild_store::Store;
 use tokio::sync::broadcast;
+use tokio_util::task::TaskTracker;
 
 use crate::request::BuildRequest;
 
@@ -91,10 +92,14 @@ struct Inner {
     encode_error: EncodeError,
     state: Mutex<State>,
     events: broadcast::Sender<HistoryEvent>,
+    /// Files being removed.
+    removals: TaskTracker,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Ids that are not free although no build has them: their files are being made or removed.
+    busy: HashSet<String>,
     running: HashMap<String, Arc<HistoryRecord>>,
     ended: BTreeMap<String, Arc<HistoryRecord>>,
 }
@@ -136,21 +141,35 @@ impl History {
         }
         sweep(&dir, &state)?;
         let (events, _) = broadcast::channel(EVENTS);
-        let inner = Inner { store, dir, limits, encode_error, state: Mutex::new(state), events };
+        let (state, removals) = (Mutex::new(state), TaskTracker::new());
+        let inner = Inner { store, dir, limits, encode_error, state, events, removals };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Enters a build that begins, and opens its log.
-    pub(crate) fn begin(&self, request: &BuildRequest) -> Result<(Recording, Progress), HistoryRefusal> {
-        let mut state = self.inner.state.lock();
-        if state.ended.contains_key(&request.id) || state.running.contains_key(&request.id) {
-            return Err(HistoryRefusal::Taken(request.id.clone()));
+    /// Enters a build that begins, and opens its log. Cancel: by drop, leaves nothing.
+    pub(crate) async fn begin(
+        &self,
+        request: &BuildRequest,
+    ) -> Result<(Recording, Progress), HistoryRefusal> {
+        {
+            let mut state = self.inner.state.lock();
+            let known = state.ended.contains_key(&request.id) || state.running.contains_key(&request.id);
+            if known || !state.busy.insert(request.id.clone()) {
+                return Err(HistoryRefusal::Taken(request.id.clone()));
+            }
         }
+        let opening = Opening { history: self.clone(), id: request.id.clone() };
         let log = self.file(&request.id, FileKind::Log);
-        let progress = Progress::create(&log).map_err(HistoryRefusal::Log)?;
+        // If nobody waits any more, what was opened is dropped on the thread that opened it.
+        let opened = tokio::task::spawn_blocking(move || Progress::create(&log).map(|log| (opening, log)));
+        let opened = opened.await.map_err(io::Error::other).and_then(|opened| opened);
+        let (opening, progress) = opened.map_err(HistoryRefusal::Log)?;
         let record = Arc::new(HistoryRecord::begin(request));
+        let mut state = self.inner.state.lock();
+        opening.done(&mut state);
         state.running.insert(request.id.clone(), record.clone());
         self.tell(HistoryEventKind::Started, &record);
+        drop(state);
         Ok((Recording::new(self.clone(), record, progress.clone()), progress))
     }
 
@@ -158,8 +177,23 @@ impl History {
         self.inner.dir.join(kind.file_name(id))
     }
 
+    /// Removes the files of a build and frees its id, which is busy. Blocking.
     fn remove_files(&self, id: &str) {
         FileKind::ALL.iter().for_each(|kind| remove(&self.file(id, *kind)));
+        self.inner.state.lock().busy.remove(id);
+    }
+
+    /// The same on a thread that may block; returns at once.
+    fn remove_files_later(&self, id: &str) {
+        let (history, id) = (self.clone(), id.to_owned());
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                let remove = move || history.remove_files(&id);
+                drop(self.inner.removals.spawn_blocking_on(remove, &runtime));
+            }
+            // The daemon is ending: no one is kept waiting.
+            Err(_) => history.remove_files(&id),
+        }
     }
 
     /// Called with the state locked, so that listeners get events in the order of changes.
@@ -260,10 +294,30 @@ impl History {
             {
                 let mut state = self.inner.state.lock();
                 let Some(record) = state.ended.remove(&id) else { continue };
-                // Unlinking does not wait for the disk. Under the lock, since the id is free afterwards.
-                self.remove_files(&id);
+                state.busy.insert(id.clone());
                 self.tell(HistoryEventKind::Deleted, &record);
             }
+            self.remove_files_later(&id);
+        }
+    }
+}
+
+/// An id that is taken while its log is being opened. Dropped, it is free and the log is gone.
+struct Opening {
+    history: History,
+    id: String,
+}
+
+impl Opening {
+    fn done(mut self, state: &mut State) {
+        state.busy.remove(&std::mem::take(&mut self.id));
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if !self.id.is_empty() {
+            self.history.remove_files_later(&self.id);
         }
     }
 }

@@ -28,11 +28,6 @@ impl Recording {
         Self { history, record, progress, finished: false }
     }
 
-    /// The build's event log.
-    pub(crate) fn progress(&self) -> &Progress {
-        &self.progress
-    }
-
     /// Closes the log and keeps the build. The build itself has ended, so a failure here is logged only.
     pub(crate) async fn finish(
         mut self,
@@ -101,12 +96,15 @@ impl Drop for Recording {
             return;
         }
         let id = &self.record.id;
-        let mut state = self.history.inner.state.lock();
-        if state.running.remove(id).is_some() {
-            self.history.tell(HistoryEventKind::Deleted, &self.record);
+        {
+            let mut state = self.history.inner.state.lock();
+            state.busy.insert(id.clone());
+            if state.running.remove(id).is_some() {
+                self.history.tell(HistoryEventKind::Deleted, &self.record);
+            }
         }
         // Those who read the log hold the file.
-        self.history.remove_files(id);
+        self.history.remove_files_later(id);
     }
 }
 

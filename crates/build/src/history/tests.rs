@@ -35,9 +35,33 @@ impl Place {
         names
     }
 
+    /// Waits until the files of what was forgotten are gone.
+    async fn removed(&self) {
+        self.history.inner.removals.close();
+        self.history.inner.removals.wait().await;
+        self.history.inner.removals.reopen();
+    }
+
     fn ids(&self) -> Vec<String> {
         self.history.listen().0.iter().map(|record| record.id.clone()).collect()
     }
+}
+
+#[tokio::test]
+async fn a_build_that_nobody_waits_for_leaves_no_log_and_no_id() {
+    let place = Place::new(HistoryLimits::default());
+    let asked = request("gone");
+    {
+        let mut begin = std::pin::pin!(place.history.begin(&asked));
+        // Begun and given up before its log is open, or after.
+        assert!(futures::poll!(&mut begin).is_pending());
+        let taken = place.history.begin(&asked).await;
+        assert!(matches!(taken, Err(HistoryRefusal::Taken(_))));
+    }
+    while place.history.inner.state.lock().busy.contains("gone") {
+        tokio::task::yield_now().await;
+    }
+    assert!(place.files().is_empty() && place.ids().is_empty());
 }
 
 fn request(id: &str) -> BuildRequest {
@@ -54,7 +78,7 @@ fn request(id: &str) -> BuildRequest {
 }
 
 async fn run(history: &History, id: &str, outcome: Result<BuildOutcome, BuildError>) {
-    let (recording, progress) = history.begin(&request(id)).unwrap();
+    let (recording, progress) = history.begin(&request(id)).await.unwrap();
     let step = progress.vertex(VertexInfo::synthetic("step"));
     step.started();
     step.log(1, b"hello");
@@ -91,7 +115,7 @@ async fn a_build_is_kept_with_all_its_events_over_a_restart() {
     assert_eq!((error.message.as_str(), error.status.size), ("no", 2));
     let (path, _) = place.history.blob(&error.status.digest).unwrap();
     assert_eq!(std::fs::read(path).unwrap(), b"no");
-    assert!(matches!(place.history.begin(&request("good")), Err(HistoryRefusal::Taken(_))));
+    assert!(matches!(place.history.begin(&request("good")).await, Err(HistoryRefusal::Taken(_))));
 }
 
 #[tokio::test]
@@ -117,6 +141,7 @@ async fn old_builds_go_and_pinned_ones_stay() {
         age(&place.history, id, seconds);
     }
     place.history.collect().await;
+    place.removed().await;
     let mut ids = place.ids();
     ids.sort();
     assert_eq!(ids, ["first", "pinned", "second"]);
@@ -128,12 +153,12 @@ async fn listeners_hear_of_builds_in_order_and_running_ones_cannot_be_deleted() 
     let place = Place::new(HistoryLimits::default());
     let (known, mut events) = place.history.listen();
     assert!(known.is_empty());
-    let (recording, _) = place.history.begin(&request("a")).unwrap();
+    let (recording, _) = place.history.begin(&request("a")).await.unwrap();
     assert!(matches!(place.history.delete("a").await, Err(HistoryRefusal::Running(_))));
     recording.finish(&Ok(BuildOutcome::default()), Vec::new()).await;
     place.history.delete("a").await.unwrap();
     assert!(matches!(place.history.delete("a").await, Err(HistoryRefusal::Unknown(_))));
-    drop(place.history.begin(&request("b")).unwrap());
+    drop(place.history.begin(&request("b")).await.unwrap());
     let mut heard = Vec::new();
     while let Ok(event) = events.try_recv() {
         heard.push((event.record.id.clone(), event.kind));
@@ -141,5 +166,7 @@ async fn listeners_hear_of_builds_in_order_and_running_ones_cannot_be_deleted() 
     use HistoryEventKind::{Complete, Deleted, Started};
     let expected = [("a", Started), ("a", Complete), ("a", Deleted), ("b", Started), ("b", Deleted)];
     assert_eq!(heard, expected.map(|(id, kind)| (id.to_owned(), kind)));
+    place.removed().await;
     assert!(place.files().is_empty());
+    drop(place.history.begin(&request("b")).await.expect("its id is free again"));
 }
