@@ -125,8 +125,8 @@ fn printable(text: &str) -> String {
 pub(crate) fn with_causes(text: &str, mut cause: Option<&(dyn std::error::Error + 'static)>) -> String {
     let mut text = text.to_owned();
     while let Some(error) = cause {
-        let own = error.to_string();
-        if !text.contains(&own) {
+        let own = in_words(error.to_string());
+        if !text.to_lowercase().contains(&own.to_lowercase()) {
             text = format!("{text}: {own}");
         }
         cause = error.source();
@@ -136,9 +136,12 @@ pub(crate) fn with_causes(text: &str, mut cause: Option<&(dyn std::error::Error 
 
 /// An error of the system in its own words, without its number.
 pub(crate) fn os_text(error: &std::io::Error) -> String {
-    let text = error.to_string();
+    in_words(error.to_string())
+}
+
+fn in_words(text: String) -> String {
     match text.split_once(" (os error") {
-        Some((text, _)) => text.to_lowercase(),
+        Some((words, _)) => words.to_lowercase(),
         None => text,
     }
 }
@@ -233,5 +236,8 @@ mod tests {
         let error =
             Layer("connect", Some(Box::new(Layer("connect", Some(Box::new(Layer("refused", None)))))));
         assert_eq!(with_causes("transport error", Some(&error)), "transport error: connect: refused");
+        let refused = std::io::Error::from_raw_os_error(111);
+        assert_eq!(with_causes("dialling", Some(&refused)), "dialling: connection refused");
+        assert_eq!(with_causes("Connection refused", Some(&refused)), "Connection refused");
     }
 }

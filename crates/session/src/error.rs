@@ -115,7 +115,7 @@ pub enum SessionError {
     #[error(transparent)]
     Disk(#[from] SysError),
     /// Reading or writing something else than the disk.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", in_words(source))]
     Io {
         /// What was done.
         what: String,
@@ -192,6 +192,15 @@ impl SessionError {
 
     pub(crate) fn violation(what: &'static str, path: impl Into<String>) -> Self {
         Self::Violation { what, path: path.into() }
+    }
+}
+
+/// An error of the system without its number.
+fn in_words(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" (os error") {
+        Some((words, _)) => words.to_lowercase(),
+        None => text,
     }
 }
 
