@@ -1,6 +1,5 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::time::Instant;
 
 use super::*;
 use crate::filesync::{TransferCounter, shown};
@@ -207,26 +206,4 @@ async fn roots_with_names_appear_below_directories() {
     assert_eq!(fs::read_to_string(to.path().join("linux_arm64/f")).unwrap(), "2");
     let meta = fs::metadata(to.path().join("linux_arm64")).unwrap();
     assert_eq!((meta.mtime(), meta.mode() & 0o7777), (5, 0o755));
-}
-
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn slow_ten_thousand_files() {
-    let from = tempfile::tempdir().unwrap();
-    for dir in 0..100 {
-        let dir = from.path().join(format!("d{dir}"));
-        fs::create_dir(&dir).unwrap();
-        for file in 0..100 {
-            fs::write(dir.join(format!("f{file}")), vec![file as u8; 4096]).unwrap();
-        }
-    }
-    for _ in 0..3 {
-        let to = tempfile::tempdir().unwrap();
-        let start = Instant::now();
-        let index = sync_all(from.path(), to.path(), None).await.unwrap();
-        let cold = start.elapsed();
-        let start = Instant::now();
-        sync_all(from.path(), to.path(), Some(&index)).await.unwrap();
-        println!("{} entries: {cold:?} cold, {:?} warm", index.len(), start.elapsed());
-    }
 }
