@@ -150,8 +150,11 @@ impl ImageRef {
             _ => return self.to_string(),
         };
         let name = name.unwrap_or(&self.path);
-        let (domain, _) = split_domain(name);
-        if domain == DEFAULT_DOMAIN { format!("{name}{}", self.suffix()) } else { self.to_string() }
+        // Shortened only if no part of it would be read as a registry then.
+        match split_domain(name) == (DEFAULT_DOMAIN, name) {
+            true => format!("{name}{}", self.suffix()),
+            false => self.to_string(),
+        }
     }
 
     fn suffix(&self) -> String {
@@ -276,6 +279,7 @@ mod tests {
             ("ghcr.io/o/a-b__c.d", "ghcr.io/o/a-b__c.d", "ghcr.io/o/a-b__c.d"),
             ("Upper/app", "Upper/app", "Upper/app"),
             ("a--b/c", "docker.io/a--b/c", "a--b/c"),
+            ("docker.io/index.docker.io/04", "docker.io/index.docker.io/04", "docker.io/index.docker.io/04"),
             ("localhost:5000", "docker.io/library/localhost:5000", "localhost:5000"),
         ] {
             let name = ImageRef::parse(text).unwrap();

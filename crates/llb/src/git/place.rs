@@ -22,9 +22,10 @@ impl GitPlace {
         if remote.is_empty() || remote.starts_with('-') || remote.bytes().any(|b| b.is_ascii_control()) {
             return Err(refuse("it names no host"));
         }
-        // `ext::…` is how git is told to run a program; within brackets it is an IPv6 address.
-        let host = remote.split('/').next().unwrap_or_default();
-        if host.contains("::") && !host.contains('[') {
+        // `ext::…` is how git is told to run a program; in a host that begins with a bracket it is an IPv6 address.
+        let authority = remote.split('/').next().unwrap_or_default();
+        let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
+        if user.contains("::") || (host.contains("::") && !host.starts_with('[')) {
             return Err(refuse("its host has `::`"));
         }
         let (git_ref, subdir) = rules::split_fragment(fragment);

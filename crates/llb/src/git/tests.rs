@@ -197,8 +197,12 @@ fn piece() -> impl Strategy<Value = String> {
 
 #[test]
 fn an_identifier_names_no_helper_program() {
-    assert!(GitPlace::parse("git://ext::sh/a.git").is_err());
-    assert!(GitPlace::parse("git://[::1]/a.git").is_ok());
+    for bad in ["ext::sh/a.git", "ext::sh[/a.git", "ext::sh@[::1]/a.git", "ext::a@b@[::1]:2/a.git"] {
+        assert!(GitPlace::parse(&format!("git://{bad}")).is_err(), "{bad}");
+    }
+    for good in ["[::1]/a.git", "me@[::1]:22/a.git"] {
+        assert!(GitPlace::parse(&format!("git://{good}")).is_ok(), "{good}");
+    }
 }
 
 proptest! {
