@@ -17,6 +17,9 @@ pub mod client;
 mod content;
 mod error;
 pub mod filesync;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod health;
 mod manager;

@@ -25,6 +25,9 @@ mod copy;
 mod deep;
 mod diff;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod id;
 mod native;
 mod overlay;

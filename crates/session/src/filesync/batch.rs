@@ -57,13 +57,13 @@ pub(crate) struct PacketBatch {
 
 /// Compresses batches as long as that is worth it.
 #[derive(Debug, Default)]
-pub(super) struct Compressor {
+pub(crate) struct Compressor {
     rest: AtomicU32,
 }
 
 impl Compressor {
     /// Blocking, for a millisecond at most.
-    pub(super) fn pack(&self, packets: Vec<Packet>) -> PacketBatch {
+    pub(crate) fn pack(&self, packets: Vec<Packet>) -> PacketBatch {
         let plain = |packets| PacketBatch { packets, zstd: Bytes::new() };
         let resting =
             self.rest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |rest| rest.checked_sub(1));

@@ -28,11 +28,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use batch::Compressor;
 pub(crate) use batch::{Form, PacketBatch, opened, singly};
 pub use export::FileSink;
 pub use index::{Entry, TreeIndex};
 pub use order::{compare_paths, is_clean_path};
 pub use receive::receive;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use receive::run_as as run_receiver_as;
 pub(crate) use receive::{Incoming, Say, run as run_receiver};
 pub(crate) use send::{Batch, SenderCall, batches, serve_sender};
 pub use send::{Owner, SendOptions};

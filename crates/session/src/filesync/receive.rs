@@ -138,7 +138,7 @@ pub(crate) async fn run(
 }
 
 /// As [`run`], for packets that travelled in `form`.
-pub(super) async fn run_as(
+pub(crate) async fn run_as(
     form: Form,
     incoming: impl Incoming,
     say: mpsc::UnboundedSender<Say>,

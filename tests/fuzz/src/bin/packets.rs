@@ -1,0 +1,4 @@
+//! See the function that it calls.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| rbuild_session::fuzzing::packets(data));
