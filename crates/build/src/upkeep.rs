@@ -58,6 +58,7 @@ impl Builder {
 
     async fn collect(&self) {
         self.history().collect().await;
+        self.worker.save().await;
         let memory = self.memory.clone();
         if let Err(error) = tokio::task::spawn_blocking(move || memory.collect()).await {
             tracing::warn!(%error, "forgetting earlier builds");

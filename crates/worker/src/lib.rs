@@ -13,6 +13,7 @@
 //! More: docs/worker.md.
 #![forbid(unsafe_code)]
 
+mod durations;
 mod entitlements;
 mod error;
 mod files;

@@ -10,6 +10,7 @@ use rbuild_store::Ref;
 
 use crate::error::{OpError, OpErrorKind};
 use crate::ops;
+use crate::permits::Claim;
 use crate::scope::Scope;
 use crate::worker::Worker;
 
@@ -21,6 +22,8 @@ pub struct LlbOp {
     pub(crate) inputs: usize,
     pub(crate) platform: Option<Platform>,
     pub(crate) resources: Option<LinuxResources>,
+    /// Milliseconds from the begin of the step to the end of its build, going by earlier runs.
+    pub(crate) way_ms: u64,
     /// Shown to the user, and in `du`.
     pub(crate) name: String,
 }
@@ -35,6 +38,12 @@ impl fmt::Debug for LlbOp {
 }
 
 impl LlbOp {
+    /// For whom the step asks for a permit.
+    pub(crate) fn claim(&self, cx: &OpContext<Scope>) -> Claim {
+        let build = cx.first_scope().map_or_else(|| "".into(), |scope| scope.build_id);
+        Claim { build, way_ms: self.way_ms }
+    }
+
     async fn perform(&self, cx: &OpContext<Scope>, inputs: &[Ref]) -> Result<Vec<Ref>, OpError> {
         match &self.kind {
             OpKind::Source(op) => ops::source::fetch(self, op, cx).await,

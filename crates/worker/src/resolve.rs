@@ -21,11 +21,19 @@ impl Worker {
         graph: &rbuild_llb::Graph,
     ) -> Result<(Graph<LlbOp>, Option<Edge>), OpError> {
         let mut solved = Graph::new();
-        for vertex in graph.vertices() {
+        let names: Vec<String> = graph.vertices().iter().map(Vertex::name).collect();
+        let own_ms: Vec<u64> = names.iter().map(|name| self.durations.of(name)).collect();
+        let inputs = |vertex: usize| {
+            graph.vertices()[vertex].inputs.iter().map(|input| input.vertex.index()).collect()
+        };
+        let ways = crate::durations::ways(&own_ms, inputs);
+        for ((vertex, name), way_ms) in graph.vertices().iter().zip(names).zip(ways) {
             if let OpKind::Build(_) = vertex.op.kind {
                 return Err(ops::simple::build_op_refused());
             }
-            solved.add(self.vertex(vertex)).map_err(|error| OpError::invalid(error.to_string()))?;
+            solved
+                .add(self.vertex(vertex, name, way_ms))
+                .map_err(|error| OpError::invalid(error.to_string()))?;
         }
         Ok((solved, graph.terminal().map(edge)))
     }
@@ -41,14 +49,14 @@ impl Worker {
         graph.vertices().iter().try_for_each(check)
     }
 
-    fn vertex(self: &Arc<Self>, vertex: &Vertex) -> rbuild_solver::Vertex<LlbOp> {
-        let name = vertex.name();
+    fn vertex(self: &Arc<Self>, vertex: &Vertex, name: String, way_ms: u64) -> rbuild_solver::Vertex<LlbOp> {
         let op = LlbOp {
             worker: self.clone(),
             kind: vertex.op.kind.clone(),
             inputs: vertex.inputs.len(),
             platform: vertex.op.platform.clone(),
             resources: vertex.metadata.linux_resources.clone(),
+            way_ms,
             name: name.clone(),
         };
         rbuild_solver::Vertex {

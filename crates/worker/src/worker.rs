@@ -9,6 +9,7 @@ use rbuild_session::SessionManager;
 use rbuild_source::Source;
 use rbuild_store::{GcPolicy, Store};
 
+use crate::durations::Durations;
 use crate::entitlements::Entitlements;
 use crate::error::OpError;
 use crate::permits::Permits;
@@ -42,6 +43,7 @@ pub struct WorkerOptions {
 pub struct Worker {
     pub(crate) options: WorkerOptions,
     pub(crate) permits: Permits,
+    pub(crate) durations: Durations,
 }
 
 impl fmt::Debug for Worker {
@@ -54,12 +56,20 @@ impl Worker {
     /// A worker; the daemon has one.
     pub fn new(options: WorkerOptions) -> Arc<Self> {
         let permits = Permits::new(options.parallelism);
-        Arc::new(Self { options, permits })
+        let durations = Durations::load(&options.store);
+        Arc::new(Self { options, permits, durations })
     }
 
     /// The platforms whose steps can run here, the host's first.
     pub fn platforms(&self) -> Vec<Platform> {
         vec![Platform::host()]
+    }
+
+    /// Keeps what it has learnt of steps for the next daemon.
+    pub async fn save(&self) {
+        if let Err(error) = self.durations.save(&self.options.store).await {
+            tracing::debug!(%error, "keeping durations of steps");
+        }
     }
 
     /// Makes room on a full disk, if the daemon may remove things by itself; more with each `attempt` (from 0).

@@ -40,12 +40,14 @@ pub(crate) async fn run(
         () = cx.cancel().cancelled() => return Err(OpError::Cancelled),
         done = work => done?,
     };
-    let permit = op.worker.permits.take(cx.cancel()).await?;
+    let permit = op.worker.permits.take(op.claim(cx), cx.cancel()).await?;
+    let begun = std::time::Instant::now();
     let (io, output) = io();
     let running = op.worker.options.runtime.run(spec, io, cx.cancel().clone());
     let (status, ()) = tokio::join!(running, logs::forward(cx, output));
     drop(permit);
     check(exec, status)?;
+    op.worker.durations.note(&op.name, begun.elapsed());
     prepared.commit(op, exec.output_count()).await
 }
 

@@ -33,7 +33,7 @@ pub(crate) async fn run(
     cx: &OpContext<Scope>,
     inputs: &[Ref],
 ) -> Result<Vec<Ref>, OpError> {
-    let _permit = op.worker.permits.take(cx.cancel()).await?;
+    let _permit = op.worker.permits.take(op.claim(cx), cx.cancel()).await?;
     let mut run =
         Run { op, file, cancel: cx.cancel().clone(), inputs, made: Vec::new(), seen: Arc::default() };
     run.made.resize_with(file.actions.len(), || Made::Nothing);
