@@ -32,6 +32,7 @@ fmt: ## format the code
 
 unit: ## unit, golden and property tests of every crate
 	$(CARGO) test --locked --workspace --exclude rbuild-tests
+	$(CARGO) test --locked -p rbuild-solver --features shuttle --lib model
 
 e2e: build ## end-to-end tests; CASE=name picks some
 	$(CARGO) test --locked -p rbuild-tests -- $(CASE)

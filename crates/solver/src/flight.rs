@@ -12,14 +12,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use rbuild_digest::Digest;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::graph::VertexInfo;
 use crate::op::{Audience, OpContext, Waiter};
+use crate::rt::{Mutex, Tasks};
+
+#[cfg(all(test, feature = "shuttle"))]
+mod model;
 
 /// The flight ended without an outcome: its task panicked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub(crate) struct Lost;
 /// All that is going on in one solver. `S` is the scope, `R` the outcome.
 pub(crate) struct Flights<S, R> {
     table: Mutex<HashMap<Digest, Arc<Flight<S, R>>>>,
-    tasks: TaskTracker,
+    tasks: Tasks,
     tickets: AtomicU64,
 }
 
@@ -111,7 +113,7 @@ where
 {
     pub(crate) fn new() -> Arc<Self> {
         let table = Mutex::new(HashMap::new());
-        Arc::new(Self { table, tasks: TaskTracker::new(), tickets: AtomicU64::new(0) })
+        Arc::new(Self { table, tasks: Tasks::default(), tickets: AtomicU64::new(0) })
     }
 
     pub(crate) fn len(&self) -> usize {

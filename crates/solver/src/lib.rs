@@ -28,6 +28,7 @@ mod job;
 mod key;
 mod make;
 mod op;
+mod rt;
 mod trace;
 
 pub use cache::{

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use rbuild_digest::Digest;
 use tokio_util::sync::CancellationToken;
 
 use crate::graph::VertexInfo;
+use crate::rt::Mutex;
 
 /// The work of one vertex. One value is shared by all builds that hold the vertex.
 #[async_trait]

@@ -172,8 +172,7 @@ mod tests {
             drop(permit);
             kept.push(futures::StreamExt::next(&mut waiting).await);
         }
-        let served = served.lock().clone();
-        served
+        served.lock().clone()
     }
 
     async fn held(permits: &Permits, build: &str, count: usize) -> Vec<Permit> {
