@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rbuild_api::moby::buildkit::v1::SolveRequest;
+use rbuild_digest::random_id;
 use rbuild_progress::render::Mode;
 
 use crate::cache::Caches;
@@ -11,10 +12,13 @@ use crate::call::{self, Call};
 use crate::cli::{BuildArgs, ConnectionArgs};
 use crate::context::Context;
 use crate::errors::CommandError;
-use crate::run::{self, Finished, Look, Offer};
+use crate::gateway::{self, Gateway};
+use crate::run::{self, Drive, Finished, Look, Offer};
 use crate::spec::{self, Output};
 use crate::{connect, history, named, signals, ui};
 
+/// What Dockerfiles are made of.
+const FRONTEND: &str = "dockerfile.v0";
 /// Proxy settings that builds take over from the environment as predefined build arguments.
 const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY"];
 
@@ -45,16 +49,24 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
         outputs,
         shared_key: context.shared_key.clone(),
     };
-    let request = SolveRequest {
-        frontend: "dockerfile.v0".into(),
-        frontend_attrs,
-        entitlements: args.allow.clone(),
-        ..Default::default()
-    };
+    let mut request = SolveRequest { entitlements: args.allow.clone(), ..Default::default() };
     let connected = connect::connect(connection, true).await?;
+    let drive = match &call {
+        None => {
+            request.frontend = FRONTEND.into();
+            request.frontend_attrs = frontend_attrs;
+            None
+        }
+        Some(_) => {
+            request.r#ref = random_id();
+            let gateway = Gateway::new(connected.channel.clone(), &request.r#ref);
+            let drive: Drive<'_> = Box::pin(gateway::ask(gateway, FRONTEND.into(), frontend_attrs));
+            Some(drive)
+        }
+    };
     let look =
         Look { mode, details: args.debug, hint: Some("use --debug to expand"), totals: call.is_none() };
-    let finished = run::run(&connected, &offer, look, request).await;
+    let finished = run::run_driven(&connected, &offer, look, request, drive).await;
     let outcome = match (finished, &call) {
         (Err(error), _) => Err(error),
         (Ok(finished), Some(call)) => answer(&args, call, &finished),

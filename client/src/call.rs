@@ -80,8 +80,7 @@ impl Call {
         dockerfile: Option<&Path>,
     ) -> Result<(), CommandError> {
         let Some(json) = response.get("result.json") else {
-            return Err(CommandError::new(format!("the daemon did not pass on an answer to {}", self.id))
-                .hint("buildkitd answers only clients that drive the build themselves, such as buildx"));
+            return Err(CommandError::new(format!("the frontend gave no answer to {}", self.id)));
         };
         let failed =
             !self.ignore_status && response.get("result.statuscode").is_some_and(|code| code.trim() != "0");

@@ -12,6 +12,7 @@ mod daemonless;
 mod debug;
 mod disk;
 mod errors;
+mod gateway;
 mod history;
 mod named;
 mod run;

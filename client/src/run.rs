@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use rbuild_api::moby::buildkit::v1::control_client::ControlClient;
@@ -80,6 +81,10 @@ impl Look {
         Self { mode, details: false, hint: None, totals: true }
     }
 }
+
+/// What drives a build from this side, and what it adds to the daemon's response.
+pub(crate) type Drive<'a> =
+    Pin<Box<dyn Future<Output = Result<BTreeMap<String, String>, tonic::Status>> + Send + 'a>>;
 
 /// A finished build.
 #[derive(Debug)]
@@ -172,17 +177,31 @@ fn refuse_terminal(outputs: &[Output]) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Builds. Ctrl-C cancels the build at the daemon and waits a moment for its clean-up; a second one leaves at once.
+/// As [`run_driven`], with all of it at the daemon.
 pub(crate) async fn run(
     connected: &Connection,
     offer: &Offer,
     look: Look,
+    request: SolveRequest,
+) -> Result<Finished, CommandError> {
+    run_driven(connected, offer, look, request, None).await
+}
+
+/// Builds. Ctrl-C cancels the build at the daemon and waits a moment for its clean-up; a second one leaves at once.
+/// `drive`: what makes the calls of a build that names neither definition nor frontend, under the request's id.
+pub(crate) async fn run_driven(
+    connected: &Connection,
+    offer: &Offer,
+    look: Look,
     mut request: SolveRequest,
+    drive: Option<Drive<'_>>,
 ) -> Result<Finished, CommandError> {
     let channel = &connected.channel;
     refuse_terminal(&offer.outputs)?;
     let session = session(offer, connected.is_far)?;
-    request.r#ref = random_id();
+    if request.r#ref.is_empty() {
+        request.r#ref = random_id();
+    }
     request.session = session.id().to_owned();
     request.exporters = offer.exported().map(exporter).collect();
     request.cache = Some(offer.caches.options.clone());
@@ -214,7 +233,7 @@ pub(crate) async fn run(
     let show = renderer.run(ReceiverStream::new(shown));
     let solving = async {
         let solved = tokio::select! {
-            solved = control.solve(request) => solved.map(tonic::Response::into_inner),
+            solved = driven(control.solve(request), drive) => solved,
             ended = lost(&session, channel) => Err(ended),
             () = signals::stop() => Err(tonic::Status::cancelled("interrupted")),
         };
@@ -235,6 +254,33 @@ pub(crate) async fn run(
         ui::note(&format!("\n{}", summary.line(begun.elapsed())));
     }
     Ok(Finished { response: exporter_response, id })
+}
+
+/// Waits for the build and for what drives it. A build that ends without being told to has failed; then its driver is
+/// left where it stands.
+async fn driven(
+    solve: impl Future<Output = Result<tonic::Response<SolveResponse>, tonic::Status>>,
+    drive: Option<Drive<'_>>,
+) -> Result<SolveResponse, tonic::Status> {
+    let Some(mut drive) = drive else { return solve.await.map(tonic::Response::into_inner) };
+    tokio::pin!(solve);
+    let said = tokio::select! {
+        // A build that ended may have taken the driver's last call along: its own word counts.
+        biased;
+        said = &mut drive => said,
+        solved = &mut solve => {
+            let response = solved?.into_inner();
+            let said = drive.await?;
+            return Ok(with(response, said));
+        }
+    };
+    let response = solve.await?.into_inner();
+    said.map(|said| with(response, said))
+}
+
+fn with(mut response: SolveResponse, said: BTreeMap<String, String>) -> SolveResponse {
+    response.exporter_response.extend(said);
+    response
 }
 
 /// Serves the session. Its end is a failure only if the build's answer does not follow at once: a daemon that shuts
