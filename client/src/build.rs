@@ -15,7 +15,7 @@ use crate::errors::CommandError;
 use crate::gateway::{self, Gateway};
 use crate::run::{self, Drive, Finished, Look, Offer};
 use crate::spec::{self, Output};
-use crate::{connect, history, named, signals, ui};
+use crate::{connect, history, named, policy, signals, ui};
 
 /// What Dockerfiles are made of.
 const FRONTEND: &str = "dockerfile.v0";
@@ -49,7 +49,8 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
         outputs,
         shared_key: context.shared_key.clone(),
     };
-    let mut request = SolveRequest { entitlements: args.allow.clone(), ..Default::default() };
+    let source_policy = args.source_policy_file.as_deref().map(policy::read).transpose()?;
+    let mut request = SolveRequest { entitlements: args.allow.clone(), source_policy, ..Default::default() };
     let connected = connect::connect(connection, true).await?;
     let drive = match &call {
         None => {

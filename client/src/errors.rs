@@ -18,11 +18,20 @@ pub(crate) struct CommandError {
     hints: Vec<String>,
     /// What was printed says it all.
     told: bool,
+    /// An exit code that is not ours.
+    exit: Option<u8>,
 }
 
 impl CommandError {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: None, excerpt: None, hints: Vec::new(), told: false }
+        Self {
+            message: message.into(),
+            code: None,
+            excerpt: None,
+            hints: Vec::new(),
+            told: false,
+            exit: None,
+        }
     }
 
     /// The command line is wrong.
@@ -39,6 +48,11 @@ impl CommandError {
     /// A failure that is told already: only the exit status is left.
     pub(crate) fn told() -> Self {
         Self { told: true, ..Self::new("") }
+    }
+
+    /// What was run has failed and said so itself: the command ends as it did.
+    pub(crate) fn exit(code: u8) -> Self {
+        Self { exit: Some(code), ..Self::told() }
     }
 
     pub(crate) fn excerpt(self, excerpt: Option<String>) -> Self {
@@ -62,6 +76,9 @@ impl CommandError {
 
     /// 2 for a wrong command line, 1 for everything else.
     pub(crate) fn exit_code(&self) -> u8 {
+        if let Some(code) = self.exit {
+            return code;
+        }
         if self.code.as_deref() == Some(Fault::Usage.code()) { 2 } else { 1 }
     }
 

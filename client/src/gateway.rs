@@ -6,8 +6,10 @@ use prost::Message as _;
 use rbuild_api::google::rpc::Status as RpcStatus;
 use rbuild_api::moby::buildkit::v1::frontend as wire;
 use rbuild_api::moby::buildkit::v1::frontend::llb_bridge_client::LlbBridgeClient;
+use rbuild_api::pb;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 use crate::MAX_MESSAGE;
 
@@ -51,6 +53,56 @@ impl Gateway {
         };
         let request = self.call(request)?;
         Ok(self.client.solve(request).await?.into_inner().result.unwrap_or_default())
+    }
+
+    /// What an image's name stands for: digest and config.
+    pub(crate) async fn image(&mut self, name: &str, mode: &str) -> Result<(String, Vec<u8>), Status> {
+        let request = self.call(wire::ResolveImageConfigRequest {
+            r#ref: name.to_owned(),
+            resolve_mode: mode.to_owned(),
+            log_name: format!("[internal] load metadata for {name}"),
+            ..Default::default()
+        })?;
+        let found = self.client.resolve_image_config(request).await?.into_inner();
+        Ok((found.digest, found.config))
+    }
+
+    /// Computes a definition and gives the id of its result.
+    pub(crate) async fn solve(&mut self, definition: pb::Definition) -> Result<String, Status> {
+        let request = self.call(wire::SolveRequest {
+            definition: Some(definition),
+            allow_result_return: true,
+            allow_result_array_ref: true,
+            evaluate: true,
+            ..Default::default()
+        })?;
+        let result = self.client.solve(request).await?.into_inner().result.unwrap_or_default();
+        match result.result {
+            Some(wire::result::Result::Ref(reference)) => Ok(reference.id),
+            Some(wire::result::Result::RefDeprecated(id)) => Ok(id),
+            _ => Err(Status::unknown("a definition has more than one result")),
+        }
+    }
+
+    /// Prepares mounts for processes.
+    pub(crate) async fn new_container(&mut self, container: wire::NewContainerRequest) -> Result<(), Status> {
+        let request = self.call(container)?;
+        self.client.new_container(request).await.map(drop)
+    }
+
+    /// Gives a container up.
+    pub(crate) async fn release_container(&mut self, id: &str) -> Result<(), Status> {
+        let request = self.call(wire::ReleaseContainerRequest { container_id: id.to_owned() })?;
+        self.client.release_container(request).await.map(drop)
+    }
+
+    /// Talks to processes.
+    pub(crate) async fn exec(
+        &mut self,
+        messages: ReceiverStream<wire::ExecMessage>,
+    ) -> Result<Streaming<wire::ExecMessage>, Status> {
+        let request = self.call(messages)?;
+        Ok(self.client.exec_process(request).await?.into_inner())
     }
 
     /// Ends the build.

@@ -7,6 +7,7 @@ mod cache;
 mod call;
 mod cli;
 mod connect;
+mod container;
 mod context;
 mod daemonless;
 mod debug;
@@ -15,6 +16,7 @@ mod errors;
 mod gateway;
 mod history;
 mod named;
+mod policy;
 mod run;
 mod signals;
 mod solve;
@@ -66,6 +68,7 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
     match command {
         Command::Build(args) => build::build(&connection, *args).await,
         Command::Solve(args) => solve::solve(&connection, *args).await,
+        Command::Run(args) => container::run(&connection, *args).await,
         Command::DialStdio => connect::dial_stdio(&connection).await,
         Command::Debug(command) => debug::debug(&connection, command).await,
         command => {
@@ -77,7 +80,11 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
                 Command::Du(args) => disk::du(channel, &args).await,
                 Command::Prune(args) => disk::prune(channel, &args).await,
                 Command::History(command) => history::history(channel, command).await,
-                Command::Build(_) | Command::Solve(_) | Command::Debug(_) | Command::DialStdio => Ok(()),
+                Command::Build(_)
+                | Command::Solve(_)
+                | Command::Run(_)
+                | Command::Debug(_)
+                | Command::DialStdio => Ok(()),
             };
             connected.close().await;
             outcome

@@ -9,10 +9,10 @@ use rbuild_api::pb;
 
 use crate::cache::Caches;
 use crate::cli::{ConnectionArgs, SolveArgs};
-use crate::connect;
 use crate::errors::CommandError;
 use crate::run::{self, Look, Offer};
 use crate::spec::{self, Output};
+use crate::{connect, policy};
 
 /// Solves.
 pub(crate) async fn solve(connection: &ConnectionArgs, args: SolveArgs) -> Result<(), CommandError> {
@@ -53,6 +53,7 @@ pub(crate) async fn solve(connection: &ConnectionArgs, args: SolveArgs) -> Resul
         frontend_attrs,
         definition,
         entitlements: args.allow.clone(),
+        source_policy: args.source_policy_file.as_deref().map(policy::read).transpose()?,
         ..Default::default()
     };
     let connected = connect::connect(connection, false).await?;

@@ -25,6 +25,7 @@ mod c7_disk;
 mod c8_explain;
 mod d1_outputs;
 mod d4_results;
+mod d6_run;
 mod daemonless;
 mod debug_compile;
 mod e2_remote;
@@ -33,7 +34,9 @@ mod f1_progress;
 mod f2_logs;
 mod f3_history;
 mod frontend_images;
+mod gateway;
 mod layers;
+mod source_policy;
 mod wire;
 mod wire_fuzz;
 

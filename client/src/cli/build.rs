@@ -94,6 +94,9 @@ pub(crate) struct BuildArgs {
     /// Size of /dev/shm
     #[arg(long, value_name = "SIZE")]
     pub(crate) shm_size: Option<String>,
+    /// Rules on what sources may be used and what replaces them (JSON, as buildctl takes it)
+    #[arg(long, value_name = "FILE", env = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY")]
+    pub(crate) source_policy_file: Option<PathBuf>,
     /// Ssh agent default or ID=SOCKET (repeatable)
     #[arg(long, value_name = "SPEC")]
     pub(crate) ssh: Vec<String>,
@@ -142,7 +145,11 @@ impl Refused {
             (!self.attest.is_empty(), "--attest", ATTEST),
             (self.builder.is_some(), "--builder", "name the daemon with --addr"),
             (self.load, "--load", "use -o type=docker,dest=FILE and load the archive"),
-            (!self.policy.is_empty(), "--policy", "source policies are not supported yet"),
+            (
+                !self.policy.is_empty(),
+                "--policy",
+                "policies in Rego are not evaluated: --source-policy-file takes rules",
+            ),
             (asked(&self.provenance), "--provenance", ATTEST),
             (!self.resource.is_empty(), "--resource", "limits of steps are the daemon's matter"),
             (asked(&self.sbom), "--sbom", ATTEST),

@@ -2,6 +2,7 @@
 
 mod build;
 mod history;
+mod run;
 mod solve;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use build::BuildArgs;
 pub(crate) use history::{BuildName, HistoryCommand};
+pub(crate) use run::RunArgs;
 pub(crate) use solve::SolveArgs;
 
 /// rbuildctl: builds images on rbuildd or any BuildKit-compatible daemon.
@@ -56,6 +58,8 @@ pub(crate) enum Command {
     Build(Box<BuildArgs>),
     /// Solve a definition from standard input, or run a frontend (the flags of `buildctl build`)
     Solve(Box<SolveArgs>),
+    /// Run a process in an image, with this terminal in front of it
+    Run(Box<RunArgs>),
     /// List the images in the daemon's store
     Images(ImagesArgs),
     /// Remove images from the daemon's store

@@ -31,6 +31,9 @@ pub(crate) struct SolveArgs {
     /// Secret id=NAME[,src=PATH|env=VARIABLE] (repeatable)
     #[arg(long, value_name = "SPEC")]
     pub(crate) secret: Vec<String>,
+    /// Rules on what sources may be used and what replaces them (JSON, as buildctl takes it)
+    #[arg(long, value_name = "FILE", env = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY")]
+    pub(crate) source_policy_file: Option<PathBuf>,
     /// Ssh agent default or ID=SOCKET (repeatable)
     #[arg(long, value_name = "SPEC")]
     pub(crate) ssh: Vec<String>,

@@ -3,20 +3,22 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rbuild_frontend::{
-    Bridge, BuildError, ErrorCode, Frontend, FrontendProcess, FrontendRequest, FrontendResult, ImageMeta,
-    ImageQuery, ResolveMode, SharedRef, SolveRequest, SourceMeta, SourceQuery, Warning,
+    Bridge, BridgeContainer, BuildError, ContainerRequest, ErrorCode, Frontend, FrontendProcess,
+    FrontendRequest, FrontendResult, ImageMeta, ImageQuery, ResolveMode, SharedRef, SolveRequest, SourceMeta,
+    SourceQuery, Warning,
 };
-use rbuild_llb::{Definition, Graph, SourceOp};
-use rbuild_oci::Platform;
+use rbuild_llb::{Definition, Graph, LlbError, SourceOp};
+use rbuild_oci::{ImageRef, Platform};
 use rbuild_progress::{Reporter, VertexInfo};
 use rbuild_solver::Job;
 use rbuild_store::Ref;
 use rbuild_worker::{ImageRequest, LlbOp, ResolvedImage, Scope, Worker};
 
+use crate::container::{self, Containers};
 use crate::error::{from_op, from_solve, located};
 use crate::events::SolverEvents;
 use crate::explain::Explainer;
-use crate::policy::SourcePolicy;
+use crate::policy::Policy;
 use crate::refs::BuildRef;
 
 /// Frontends that run frontends go this deep at most.
@@ -32,17 +34,14 @@ pub(crate) struct BuildContext {
     pub(crate) explainer: Arc<Explainer>,
     pub(crate) frontends: Arc<BTreeMap<String, Arc<dyn Frontend>>>,
     pub(crate) session: String,
-    pub(crate) policy: Option<SourcePolicy>,
+    pub(crate) policy: Option<Policy>,
+    pub(crate) containers: Containers,
 }
 
 impl BuildContext {
     /// Computes the head of a definition; `None` is scratch.
     pub(crate) async fn solve_definition(&self, definition: &Definition) -> Result<Option<Ref>, BuildError> {
-        let graph = Graph::from_definition(definition)
-            .map_err(|error| BuildError::invalid(format!("invalid definition: {error}")))?;
-        if let Some(policy) = &self.policy {
-            policy.check_graph(&graph).await?;
-        }
+        let graph = self.graph(definition).await?;
         self.events.add_groups(&graph);
         Worker::check(&graph, &self.scope.entitlements)
             .map_err(|lacking| located(from_op(&lacking.1), &graph, &lacking.0))?;
@@ -54,14 +53,26 @@ impl BuildContext {
         solved.map(|solved| Some(solved.output)).map_err(|error| from_solve(&error, &graph))
     }
 
+    /// The checked graph of a definition, with the sources that the client's policy wants.
+    async fn graph(&self, definition: &Definition) -> Result<Graph, BuildError> {
+        let graph = Graph::from_definition(definition).map_err(|error| invalid(&error))?;
+        let Some(policy) = &self.policy else { return Ok(graph) };
+        let converted = policy.convert_graph(self, &graph).await?;
+        match converted.is_empty() {
+            true => Ok(graph),
+            false => {
+                Graph::from_definition(&converted.apply(definition, &graph)).map_err(|error| invalid(&error))
+            }
+        }
+    }
+
     /// What the job knows of the graph of a definition that was solved to `output`: for the export of cache.
-    pub(crate) fn solution(
+    pub(crate) async fn solution(
         &self,
         definition: &Definition,
         output: Ref,
     ) -> Result<Option<rbuild_cache::Solution>, BuildError> {
-        let graph = Graph::from_definition(definition)
-            .map_err(|error| BuildError::invalid(format!("invalid definition: {error}")))?;
+        let graph = self.graph(definition).await?;
         let (graph, head) = self.worker.graph(&graph).map_err(|error| from_op(&error))?;
         let Some(root) = head else { return Ok(None) };
         Ok(Some(rbuild_cache::Solution { vertices: self.job.trace(&graph, root), root, output }))
@@ -110,11 +121,27 @@ impl BuildBridge {
         frontend.solve(bridge, request).await
     }
 
-    async fn check_image(&self, query: &ImageQuery) -> Result<(), BuildError> {
+    /// The image that the client's policy wants in place of the one that is asked for.
+    async fn policed(&self, query: &mut ImageQuery) -> Result<(), BuildError> {
         let Some(policy) = &self.context.policy else { return Ok(()) };
         let scheme = if query.oci_layout.is_some() { "oci-layout" } else { "docker-image" };
-        let source = SourceOp::new(format!("{scheme}://{}", query.reference), BTreeMap::new());
-        policy.check(&source, query.platform.as_ref()).await
+        let name = ImageRef::parse(&query.reference).map(|name| name.tag_or_latest().to_string());
+        let name = name.unwrap_or_else(|_| query.reference.clone());
+        let source = SourceOp::new(format!("{scheme}://{name}"), BTreeMap::new());
+        let wanted = policy.decide(&self.context, &source, query.platform.as_ref()).await?;
+        match wanted.identifier.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://")) {
+            Some(_) if wanted == source => {}
+            Some(reference) => query.reference = reference.to_owned(),
+            None => {
+                return Err(BuildError::new(
+                    ErrorCode::PermissionDenied,
+                    format!(
+                        "source policy: image {name} is to be replaced by something that is no image of its kind"
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     async fn show<T>(
@@ -131,6 +158,10 @@ impl BuildBridge {
         reporter.completed(result.as_ref().err().map(ToString::to_string));
         result
     }
+}
+
+fn invalid(error: &LlbError) -> BuildError {
+    BuildError::invalid(format!("invalid definition: {error}"))
 }
 
 pub(crate) fn find_frontend(
@@ -193,8 +224,7 @@ impl Bridge for BuildBridge {
             (Some(definition), true) if definition.is_scratch() => FrontendResult::single(None),
             (Some(definition), true) => {
                 // Checked now, so that the frontend learns of a mistake where it made it.
-                Graph::from_definition(definition)
-                    .map_err(|error| BuildError::invalid(format!("invalid definition: {error}")))?;
+                Graph::from_definition(definition).map_err(|error| invalid(&error))?;
                 let reference: SharedRef = Arc::new(BuildRef::new(self.context.clone(), definition.clone()));
                 FrontendResult::single(Some(reference))
             }
@@ -211,7 +241,8 @@ impl Bridge for BuildBridge {
         let name = query.log_name.clone();
         let asked = query.reference.clone();
         let work = async {
-            self.check_image(&query).await?;
+            let mut query = query;
+            self.policed(&mut query).await?;
             let request = ImageRequest {
                 reference: query.reference,
                 platform: query.platform,
@@ -234,14 +265,15 @@ impl Bridge for BuildBridge {
             source.attrs.insert("image.resolvemode".into(), mode_text(query.mode).into());
         }
         let work = async {
-            if let Some(policy) = &self.context.policy {
-                policy.check(&source, query.platform.as_ref()).await?;
-            }
+            let source = match &self.context.policy {
+                Some(policy) => policy.decide(&self.context, &source, query.platform.as_ref()).await?,
+                None => source,
+            };
             let worker = &self.context.worker;
             let resolved = worker.resolve_source(&self.context.scope, &reporter, &source, query.platform);
-            resolved.await.map_err(|error| from_op(&error))
+            resolved.await.map(|resolved| (resolved, source)).map_err(|error| from_op(&error))
         };
-        let resolved = self.show(&name, work, &reporter).await?;
+        let (resolved, source) = self.show(&name, work, &reporter).await?;
         Ok(SourceMeta {
             image: resolved.image.map(image_meta),
             git: resolved.git,
@@ -282,5 +314,9 @@ impl Bridge for BuildBridge {
 
     async fn run_process(&self, root: SharedRef, process: FrontendProcess) -> Result<u32, BuildError> {
         crate::process::run(&self.context, &root, process).await
+    }
+
+    async fn new_container(&self, request: ContainerRequest) -> Result<Arc<dyn BridgeContainer>, BuildError> {
+        container::open(&self.context, request).await
     }
 }

@@ -11,6 +11,7 @@ mod bridge;
 mod builder;
 mod builds;
 mod caching;
+mod container;
 mod error;
 mod events;
 mod explain;

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rbuild_frontend::Frontend;
-use rbuild_llb::Definition;
+use rbuild_llb::{Definition, SourcePolicy};
 use serde::{Deserialize, Serialize};
 
 /// One build, as a client asks for it.
@@ -12,6 +12,8 @@ pub struct BuildRequest {
     pub id: String,
     /// The session that started it; empty if there is none.
     pub session: String,
+    /// Rules on what sources may be used.
+    pub policy: Option<SourcePolicy>,
     /// The session whose policy is asked about every source; empty if there is none.
     pub policy_session: String,
     /// What is built.

@@ -16,10 +16,11 @@ use serde::Deserialize;
 use crate::bridge::{BuildBridge, BuildContext};
 use crate::builder::Builder;
 use crate::caching::BuildCaches;
+use crate::container::Containers;
 use crate::error::{cancelled, from_op, told};
 use crate::events::SolverEvents;
 use crate::explain::Explainer;
-use crate::policy::SourcePolicy;
+use crate::policy::Policy;
 use crate::refs::BuildRef;
 use crate::request::{BuildOutcome, BuildRequest, ExporterSpec, What};
 
@@ -59,7 +60,8 @@ async fn stages(
         explainer,
         frontends: builder.frontends.clone(),
         session: request.session.clone(),
-        policy: SourcePolicy::of(&builder.sessions, &request.policy_session),
+        policy: Policy::of(&builder.sessions, request.policy.clone(), &request.policy_session),
+        containers: Containers::default(),
     });
     let work = async {
         let epoch = epoch(&request.what)?;
@@ -68,7 +70,7 @@ async fn stages(
         let mut response = frontend_metadata(&result);
         // The answer to a sub-request is text, not files.
         if !is_answer(&result) {
-            let known = caches.known(solutions(&context, &caches, &result, &refs)?);
+            let known = caches.known(solutions(&context, &caches, &result, &refs).await?);
             let inline = caches.inline(&known);
             response.extend(export(builder, &context, &exporters, refs, (epoch, inline)).await?);
             response.extend(caches.export(&known, &context.scope.progress).await?);
@@ -80,6 +82,7 @@ async fn stages(
         () = cancel.cancelled() => Err(cancelled()),
         () = builder.stop.cancelled() => Err(cancelled()),
     };
+    context.containers.close().await;
     context.job.cancel();
     context.job.close().await;
     outcome.map(|exporter_response| BuildOutcome { exporter_response })
@@ -232,7 +235,7 @@ fn is_answer(result: &FrontendResult) -> bool {
 }
 
 /// What the build knows of its results, for the export of cache.
-fn solutions(
+async fn solutions(
     context: &BuildContext,
     caches: &BuildCaches,
     result: &FrontendResult,
@@ -249,7 +252,7 @@ fn solutions(
             (ResultRefs::Named(_), None) => None,
         };
         if let (Some(reference), Some(output)) = (reference, &part.reference) {
-            solutions.extend(context.solution(&reference.definition(), output.clone())?);
+            solutions.extend(context.solution(&reference.definition(), output.clone()).await?);
         }
     }
     Ok(solutions)

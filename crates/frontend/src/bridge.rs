@@ -6,7 +6,7 @@ use rbuild_digest::Digest;
 use rbuild_llb::{Definition, SourceLocation, SourceOp};
 use rbuild_oci::Platform;
 
-use crate::{BuildError, FrontendProcess, FrontendResult};
+use crate::{BridgeContainer, BuildError, ContainerRequest, FrontendProcess, FrontendResult};
 
 /// All that a frontend may ask of the daemon, within one build.
 #[async_trait]
@@ -41,6 +41,12 @@ pub trait Bridge: Send + Sync + std::fmt::Debug {
     async fn run_process(&self, root: SharedRef, process: FrontendProcess) -> Result<u32, BuildError> {
         drop((root, process));
         Err(BuildError::unimplemented("this build cannot run frontends that are images"))
+    }
+
+    /// Prepares mounts that processes can run over.
+    async fn new_container(&self, request: ContainerRequest) -> Result<Arc<dyn BridgeContainer>, BuildError> {
+        drop(request);
+        Err(BuildError::unimplemented("this build runs no containers"))
     }
 }
 

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod bridge;
+mod container;
 mod error;
 mod fault;
 mod frontend;
@@ -18,6 +19,7 @@ pub use bridge::{
     Bridge, BridgeRef, DirEntry, FileRange, ImageMeta, ImageQuery, ResolveMode, SharedRef, SolveRequest,
     SourceMeta, SourceQuery, Warning,
 };
+pub use container::{BridgeContainer, ContainerProcess, ContainerRequest};
 pub use error::{BuildError, Detail, ErrorCode};
 pub use fault::Fault;
 pub use frontend::{Frontend, FrontendRequest, FrontendResult, ResultRefs};

@@ -21,6 +21,10 @@ const FRONTEND: &[&str] = &[
     "gateway.solve.evaluate",
     "gateway.evaluate",
     "gateway.warnings",
+    "gateway.exec",
+    "gateway.exec.extrahosts",
+    "gateway.exec.secretenv",
+    "gateway.exec.signals",
     "source.metaresolver",
 ];
 
@@ -91,6 +95,8 @@ const LLB: &[&str] = &[
     "diffop",
     "exporter.sourcedateepoch",
     "exporter.multiple",
+    "source.policy",
+    "source.policy.session",
     "gc.freespacefilter",
     "history.filter",
 ];

@@ -5,7 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rbuild_digest::random_id;
-use rbuild_frontend::{Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, SharedRef};
+use rbuild_frontend::{
+    Bridge, BridgeContainer, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, SharedRef,
+};
 use tokio::sync::{Notify, oneshot};
 
 /// How long a call waits for a build that has not registered yet: clients open Solve and the gateway calls
@@ -14,6 +16,9 @@ const REGISTER_WAIT: Duration = Duration::from_secs(3);
 
 /// References that one frontend may hold at a time: each holds a definition of up to a message's size.
 const MAX_REFS: usize = 10_000;
+
+/// More containers than anyone looks into at once; each holds mounts.
+const MAX_CONTAINERS: usize = 100;
 
 /// How a frontend ended its build.
 pub(crate) type Outcome = Result<FrontendResult, BuildError>;
@@ -24,6 +29,8 @@ pub struct ForwardedBuild {
     bridge: Arc<dyn Bridge>,
     /// By unguessable id; an id of another build finds nothing here.
     refs: Mutex<HashMap<String, SharedRef>>,
+    /// By the client's own names.
+    containers: Mutex<HashMap<String, Arc<dyn BridgeContainer>>>,
     outcome: Mutex<Option<oneshot::Sender<Outcome>>>,
 }
 
@@ -31,7 +38,8 @@ impl ForwardedBuild {
     /// A build that waits for calls, and what its frontend will return.
     pub(crate) fn open(bridge: Arc<dyn Bridge>) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
         let (sender, outcome) = oneshot::channel();
-        let build = Self { bridge, refs: Mutex::default(), outcome: Mutex::new(Some(sender)) };
+        let (refs, containers) = (Mutex::default(), Mutex::default());
+        let build = Self { bridge, refs, containers, outcome: Mutex::new(Some(sender)) };
         (Arc::new(build), outcome)
     }
 
@@ -70,6 +78,33 @@ impl ForwardedBuild {
         found.map(Some).ok_or_else(missing)
     }
 
+    /// Keeps a container for processes to come. Errors: the name is taken.
+    pub fn keep_container(&self, id: &str, container: Arc<dyn BridgeContainer>) -> Result<(), BuildError> {
+        let mut containers = self.containers.lock();
+        if containers.contains_key(id) {
+            return Err(BuildError::new(
+                ErrorCode::AlreadyExists,
+                format!("container `{id}` exists already"),
+            ));
+        }
+        if containers.len() >= MAX_CONTAINERS {
+            let text = format!("{MAX_CONTAINERS} containers in one build: release some");
+            return Err(BuildError::new(ErrorCode::ResourceExhausted, text));
+        }
+        containers.insert(id.to_owned(), container);
+        Ok(())
+    }
+
+    /// The container of that name in this build.
+    pub fn container(&self, id: &str) -> Result<Arc<dyn BridgeContainer>, BuildError> {
+        self.containers.lock().get(id).cloned().ok_or_else(|| no_container(id))
+    }
+
+    /// Gives a container up; its mounts go when the last process has ended.
+    pub fn release_container(&self, id: &str) -> Result<(), BuildError> {
+        self.containers.lock().remove(id).map(drop).ok_or_else(|| no_container(id))
+    }
+
     /// Ends the build with the frontend's result. Errors: it has ended already.
     pub fn finish(&self, outcome: Outcome) -> Result<(), BuildError> {
         let sender = self.outcome.lock().take();
@@ -80,6 +115,10 @@ impl ForwardedBuild {
         }
         Ok(())
     }
+}
+
+fn no_container(id: &str) -> BuildError {
+    BuildError::new(ErrorCode::NotFound, format!("no such container `{id}` in this build"))
 }
 
 /// The builds that wait for calls from outside, by build id.
@@ -130,7 +169,12 @@ struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.builds.builds.lock().remove(&self.id);
+        let build = self.builds.builds.lock().remove(&self.id);
+        // Calls that are under way may hold the build a little longer, but none of what it has.
+        if let Some(build) = build {
+            build.containers.lock().clear();
+            build.refs.lock().clear();
+        }
     }
 }
 

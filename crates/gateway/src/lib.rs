@@ -9,6 +9,7 @@
 
 mod caps;
 mod connection;
+mod container;
 mod convert;
 mod forward;
 mod image;

@@ -1,12 +1,14 @@
+use std::pin::Pin;
 use std::sync::Arc;
 
 use rbuild_api::moby::buildkit::v1::frontend as wire;
 use rbuild_api::moby::buildkit::v1::frontend::llb_bridge_server::LlbBridge;
 use rbuild_api::moby::buildkit::v1::types::WorkerRecord;
 use rbuild_frontend::{BuildError, ErrorCode, FileRange, SharedRef};
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{ForwardedBuild, ForwardedBuilds, caps, convert, from_rpc_status, to_status};
+use crate::{ForwardedBuild, ForwardedBuilds, caps, container, convert, from_rpc_status, to_status};
 
 /// Names the build in the metadata of each call. Source: protocol notes, "Gateway".
 const BUILD_ID_KEY: &str = "buildkit-controlapi-buildid";
@@ -70,8 +72,10 @@ fn no_mount(index: i32) -> Result<(), Status> {
     Err(Status::unimplemented(format!("reading mount {index} of a failed step is not supported")))
 }
 
-fn no_containers() -> Status {
-    to_status(&BuildError::unimplemented("rbuildd does not run interactive containers yet"))
+fn no_container_files() -> Status {
+    to_status(&BuildError::unimplemented(
+        "files of a container are not read by rbuildd: run a process that does",
+    ))
 }
 
 fn reply<T>(result: Result<T, BuildError>) -> Result<Response<T>, Status> {
@@ -225,46 +229,57 @@ impl LlbBridge for BridgeService {
 
     async fn new_container(
         &self,
-        _request: Request<wire::NewContainerRequest>,
+        request: Request<wire::NewContainerRequest>,
     ) -> Result<Response<wire::NewContainerResponse>, Status> {
-        Err(no_containers())
+        let build = self.build(&request).await?;
+        let wire = request.into_inner();
+        let id = wire.container_id.clone();
+        let opened = async {
+            container::check_id(&id)?;
+            let request = container::request(&build, wire)?;
+            build.keep_container(&id, build.bridge().new_container(request).await?)
+        };
+        reply(opened.await.map(|()| wire::NewContainerResponse {}))
     }
 
     async fn release_container(
         &self,
-        _request: Request<wire::ReleaseContainerRequest>,
+        request: Request<wire::ReleaseContainerRequest>,
     ) -> Result<Response<wire::ReleaseContainerResponse>, Status> {
-        Err(no_containers())
+        let build = self.build(&request).await?;
+        let released = build.release_container(&request.get_ref().container_id);
+        reply(released.map(|()| wire::ReleaseContainerResponse {}))
     }
 
-    type ExecProcessStream = tokio_stream::Empty<Result<wire::ExecMessage, Status>>;
+    type ExecProcessStream = Pin<Box<dyn Stream<Item = Result<wire::ExecMessage, Status>> + Send>>;
 
     async fn exec_process(
         &self,
-        _request: Request<Streaming<wire::ExecMessage>>,
+        request: Request<Streaming<wire::ExecMessage>>,
     ) -> Result<Response<Self::ExecProcessStream>, Status> {
-        Err(no_containers())
+        let build = self.build(&request).await?;
+        Ok(Response::new(container::serve(build, request.into_inner())))
     }
 
     async fn read_file_container(
         &self,
         _request: Request<wire::ReadFileRequest>,
     ) -> Result<Response<wire::ReadFileResponse>, Status> {
-        Err(no_containers())
+        Err(no_container_files())
     }
 
     async fn read_dir_container(
         &self,
         _request: Request<wire::ReadDirRequest>,
     ) -> Result<Response<wire::ReadDirResponse>, Status> {
-        Err(no_containers())
+        Err(no_container_files())
     }
 
     async fn stat_file_container(
         &self,
         _request: Request<wire::StatFileRequest>,
     ) -> Result<Response<wire::StatFileResponse>, Status> {
-        Err(no_containers())
+        Err(no_container_files())
     }
 
     async fn warn(

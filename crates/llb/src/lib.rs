@@ -33,6 +33,7 @@ mod graph;
 mod json;
 mod metadata;
 mod op;
+mod policy;
 mod source_map;
 
 pub use builder::{
@@ -54,4 +55,5 @@ pub use op::{
     NetMode, Op, OpKind, PassthroughOp, ProxyEnv, RmAction, SecretEnv, SecretMount, SecurityMode, SourceOp,
     SshMount, SymlinkAction, Ulimit, UserRef, platform_from_wire, platform_to_wire,
 };
+pub use policy::{Converted, PolicyError, SourcePolicy, shown_identifier};
 pub use source_map::{Position, Range, SourceInfo, SourceLocation, SourceMap};

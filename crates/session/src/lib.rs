@@ -38,7 +38,7 @@ pub use content::BlobTarget;
 pub use error::SessionError;
 pub use group::SessionGroup;
 pub use manager::{Registration, SessionManager, SessionStream};
-pub use policy::{PolicyDecision, PolicyQuestion};
+pub use policy::{PolicyDecision, PolicyQuestion, SourceFacts};
 pub use session::{Credentials, Session, Token, TokenRequest};
 pub use ssh::SshSocket;
 pub use upload::Upload;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use rbuild_api::moby::buildkit::v1::frontend::ResolveSourceMetaResponse;
+use rbuild_api::moby::buildkit::v1::frontend::{
+    ResolveSourceGitResponse, ResolveSourceHttpResponse, ResolveSourceImageResponse,
+    ResolveSourceMetaResponse,
+};
 use rbuild_api::moby::buildkit::v1::sourcepolicy::PolicyAction;
 use rbuild_api::moby::buildkit::v1::sourcepolicy::policysession as wire;
 use rbuild_api::moby::buildkit::v1::sourcepolicy::policysession::check_policy_response::Result as Answer;
@@ -20,6 +23,19 @@ pub struct PolicyQuestion<'a> {
     pub attrs: &'a BTreeMap<String, String>,
     /// Operating system, architecture and variant that it is for.
     pub platform: Option<(&'a str, &'a str, &'a str)>,
+    /// What is known of it so far.
+    pub facts: &'a SourceFacts,
+}
+
+/// What a source is right now, as far as it is known.
+#[derive(Debug, Clone, Default)]
+pub struct SourceFacts {
+    /// Of an image: digest and config.
+    pub image: Option<(String, Vec<u8>)>,
+    /// Of a repository: commit and full ref.
+    pub git: Option<(String, String)>,
+    /// Of a file: digest, name, when it was changed in unix seconds.
+    pub http: Option<(String, String, Option<i64>)>,
 }
 
 /// What a client's policy says of a source.
@@ -30,9 +46,42 @@ pub enum PolicyDecision {
     /// It may not be used, for these reasons.
     Deny(Vec<String>),
     /// Another source is to be used in its place.
-    Convert,
+    Convert {
+        /// Its identifier.
+        identifier: String,
+        /// Its attributes.
+        attrs: BTreeMap<String, String>,
+    },
     /// The policy wants to know more of it first.
-    AskedForMetadata,
+    AskedForMetadata {
+        /// Also who signed it and what is attested of it.
+        attestations: bool,
+    },
+}
+
+impl SourceFacts {
+    fn to_wire(&self, source: pb::SourceOp) -> ResolveSourceMetaResponse {
+        ResolveSourceMetaResponse {
+            source: Some(source),
+            image: self.image.clone().map(|(digest, config)| ResolveSourceImageResponse {
+                digest,
+                config,
+                attestation_chain: None,
+            }),
+            git: self.git.clone().map(|(checksum, name)| ResolveSourceGitResponse {
+                commit_checksum: checksum.clone(),
+                checksum,
+                r#ref: name,
+                ..Default::default()
+            }),
+            http: self.http.clone().map(|(checksum, filename, modified)| ResolveSourceHttpResponse {
+                checksum,
+                filename,
+                last_modified: modified.map(|seconds| prost_types::Timestamp { seconds, nanos: 0 }),
+                checksum_response: None,
+            }),
+        }
+    }
 }
 
 impl Session {
@@ -49,8 +98,7 @@ impl Session {
             identifier: question.identifier.to_owned(),
             attrs: question.attrs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
         };
-        let source =
-            ResolveSourceMetaResponse { source: Some(source), ..ResolveSourceMetaResponse::default() };
+        let source = question.facts.to_wire(source);
         let request = wire::CheckPolicyRequest { platform, source: Some(source), ..Default::default() };
         let ask = async {
             let answer = PolicyVerifierClient::new(self.channel()).check_policy(request).await;
@@ -60,10 +108,18 @@ impl Session {
         let answer = self.until_closed(ask).await?.result;
         let unclear = || SessionError::Invalid { what: "the client's source policy decided nothing".into() };
         match answer.ok_or_else(unclear)? {
-            Answer::Request(_) => Ok(PolicyDecision::AskedForMetadata),
+            Answer::Request(asked) => Ok(PolicyDecision::AskedForMetadata {
+                attestations: asked
+                    .image
+                    .is_some_and(|image| image.attestation_chain || !image.resolve_attestations.is_empty()),
+            }),
             Answer::Decision(decision) => match PolicyAction::try_from(decision.action) {
                 Ok(PolicyAction::Allow) => Ok(PolicyDecision::Allow),
-                Ok(PolicyAction::Convert) => Ok(PolicyDecision::Convert),
+                Ok(PolicyAction::Convert) => {
+                    let update = decision.update.filter(|update| !update.identifier.is_empty());
+                    let update = update.ok_or_else(unclear)?;
+                    Ok(PolicyDecision::Convert { identifier: update.identifier, attrs: update.attrs })
+                }
                 Ok(PolicyAction::Deny) => {
                     let reasons = decision.deny_messages.into_iter().map(|deny| deny.message);
                     Ok(PolicyDecision::Deny(reasons.collect()))

@@ -13,6 +13,7 @@
 //! More: docs/worker.md.
 #![forbid(unsafe_code)]
 
+mod container;
 mod durations;
 mod entitlements;
 mod error;
@@ -28,6 +29,7 @@ mod resolve;
 mod scope;
 mod worker;
 
+pub use container::{Container, ContainerSpec};
 pub use entitlements::{Entitlement, Entitlements};
 pub use error::{OpError, OpErrorKind};
 pub use files::FileError;

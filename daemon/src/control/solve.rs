@@ -8,7 +8,7 @@ use rbuild_build::{BuildRequest, ExporterSpec, What};
 use rbuild_digest::is_safe_id;
 use rbuild_frontend::{BuildError, ErrorCode};
 use rbuild_gateway::ClientFrontend;
-use rbuild_llb::Definition;
+use rbuild_llb::{Definition, SourcePolicy};
 use tokio_util::sync::CancellationToken;
 use tonic::Response;
 
@@ -45,12 +45,11 @@ fn build_request(control: &ControlService, wire: wire::SolveRequest) -> Result<B
             wire.r#ref
         )));
     }
-    if wire.source_policy.is_some() {
-        return Err(BuildError::unimplemented("source policies are not supported by rbuildd yet"));
-    }
     if wire.proxy_network {
         return Err(BuildError::unimplemented("the proxy network is not supported by rbuildd"));
     }
+    let policy = wire.source_policy.as_ref().map(SourcePolicy::from_wire).transpose();
+    let policy = policy.map_err(|error| BuildError::invalid(error.to_string()))?;
     let inputs = (wire.frontend_inputs.into_iter())
         .map(|(name, def)| Ok((name, definition(def)?)))
         .collect::<Result<BTreeMap<_, _>, BuildError>>()?;
@@ -80,6 +79,7 @@ fn build_request(control: &ControlService, wire: wire::SolveRequest) -> Result<B
     Ok(BuildRequest {
         id: wire.r#ref,
         session: wire.session,
+        policy,
         policy_session: wire.source_policy_session,
         what,
         exporters: exporters

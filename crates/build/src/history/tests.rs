@@ -67,6 +67,7 @@ async fn a_build_that_nobody_waits_for_leaves_no_log_and_no_id() {
 fn request(id: &str) -> BuildRequest {
     BuildRequest {
         id: id.to_owned(),
+        policy: None,
         policy_session: String::new(),
         session: String::new(),
         what: What::Definition(Definition::default()),

@@ -107,7 +107,8 @@ impl Watch {
                     cancelled = true;
                     signal(ctl, SIGKILL);
                 }
-                Some(size) = next(resize) => {
+                // A size that comes before the terminal waits for it.
+                Some(size) = next(resize), if self.terminal.is_some() => {
                     if let Some(terminal) = &self.terminal
                         && let Err(err) = terminal.resize(size)
                     {

@@ -80,7 +80,7 @@ fn check(exec: &ExecOp, status: Result<ExitStatus, ExecError>) -> Result<(), OpE
     Err(OpError::Exit { command: command(), code, oom: status.oom_killed })
 }
 
-async fn spec(
+pub(crate) async fn spec(
     op: &LlbOp,
     exec: &ExecOp,
     prepared: &Prepared,
