@@ -72,6 +72,24 @@ pub fn debian_root(packages: &[&str]) -> TestSpace {
     space
 }
 
+/// The files of Debian packages of any architecture, in `root` below the space; nothing is run to set them up. Uses the
+/// host's package sources.
+pub fn debian_files(architecture: &str, packages: &[&str]) -> TestSpace {
+    let space = TestSpace::new();
+    let root = space.at("root");
+    let (include, architectures) =
+        (format!("--include={}", packages.join(",")), format!("--architectures={architecture}"));
+    // The suite's archive alone: the others do not have every architecture.
+    let sources = ["indextargets", "--format", "$(RELEASE) $(REPO_URI)"];
+    let sources = run("apt-get", &sources).success().stdout;
+    let archive =
+        sources.lines().find_map(|line| line.strip_prefix("bookworm ")).expect("apt knows an archive");
+    let target = root.to_string_lossy();
+    let args = ["--quiet", "--variant=extract", &architectures, &include, "bookworm", &target, archive];
+    run("mmdebstrap", &args).success();
+    space
+}
+
 fn blob(layout: &TestSpace, data: &[u8]) -> (String, usize) {
     let digest = Digest::of(data);
     layout.write(&format!("blobs/sha256/{}", digest.hex()), data);

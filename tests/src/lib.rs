@@ -21,7 +21,7 @@ mod ssh;
 pub use daemon::{DaemonOptions, TestDaemon};
 pub use git::{GitServerOptions, Request, TestGit, TestRepo};
 pub use http::{Page, TestHttp};
-pub use images::{ImageSpec, add_program, busybox_root, debian_root, push_image};
+pub use images::{ImageSpec, add_program, busybox_root, debian_files, debian_root, push_image};
 pub use output::TestOutput;
 pub use registry::{TestRegistry, registry};
 pub use relay::Relay;

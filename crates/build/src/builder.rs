@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_cache::{Caches, LocalCache};
-use rbuild_exec::{DnsConfig, NativeOptions, NativeRuntime, OciOptions, OciRuntime, Runtime};
+use rbuild_exec::{
+    Bridge, BridgeOptions, DnsConfig, NativeOptions, NativeRuntime, NetMode, OciOptions, OciRuntime, Runtime,
+};
 use rbuild_exporter::Exporters;
 use rbuild_frontend::{BuildError, ErrorCode, Frontend};
 use rbuild_oci::Platform;
@@ -44,6 +46,8 @@ pub struct BuilderOptions {
     pub entitlements: Vec<String>,
     /// Resolver configuration of steps.
     pub dns: DnsConfig,
+    /// The network of steps that ask for none in particular.
+    pub network: StepNetwork,
     /// When and what to collect; `None`: never by itself.
     pub gc: Option<Vec<GcPolicy>>,
     /// How many ended builds are kept.
@@ -54,6 +58,17 @@ pub struct BuilderOptions {
     pub built_in_frontends: Vec<String>,
     /// Runs frontends that are images (`gateway.v0`), unless they are switched off.
     pub image_frontend: Option<Arc<dyn Frontend>>,
+}
+
+/// The network of steps that ask for none in particular.
+#[derive(Debug, Clone)]
+pub enum StepNetwork {
+    /// The host's.
+    Host,
+    /// None but loopback.
+    None,
+    /// A bridge of the daemon's, behind address translation.
+    Bridge(BridgeOptions),
 }
 
 /// The builder cannot be opened.
@@ -80,6 +95,30 @@ pub enum OpenError {
     /// The entitlements.
     #[error(transparent)]
     Worker(#[from] rbuild_worker::OpError),
+}
+
+/// The network of steps that ask for none in particular, and what runs them.
+fn sandbox(
+    network: StepNetwork,
+    binary: Option<&Path>,
+    run_dir: &Path,
+) -> Result<(NetMode, Arc<dyn Runtime>), OpenError> {
+    let (network, bridge) = match network {
+        StepNetwork::Host => (NetMode::Host, None),
+        StepNetwork::None => (NetMode::None, None),
+        StepNetwork::Bridge(options) => (NetMode::Bridge, Some(Bridge::create(options)?)),
+    };
+    let runtime: Arc<dyn Runtime> = match binary {
+        Some(binary) => {
+            let (binary, state_dir) = (in_path(binary), run_dir.join("oci"));
+            Arc::new(OciRuntime::new(OciOptions { binary, state_dir, bridge })?)
+        }
+        None => {
+            let state_dir = run_dir.join("exec");
+            Arc::new(NativeRuntime::new(NativeOptions { state_dir, helper: None, bridge })?)
+        }
+    };
+    Ok((network, runtime))
 }
 
 /// Builds. One per daemon; everything that is shared by builds hangs on it.
@@ -110,16 +149,8 @@ impl Builder {
         let store = Store::open(&options.root, store_options)?;
         let registry = Arc::new(Registry::new(options.registries)?);
         let sessions = Arc::new(SessionManager::new());
-        let runtime: Arc<dyn Runtime> = match &options.runtime_binary {
-            Some(binary) => {
-                let binary = in_path(binary);
-                Arc::new(OciRuntime::new(OciOptions { binary, state_dir: store.run_dir().join("oci") })?)
-            }
-            None => Arc::new(NativeRuntime::new(NativeOptions {
-                state_dir: store.run_dir().join("exec"),
-                helper: None,
-            })?),
-        };
+        let (network, runtime) =
+            sandbox(options.network, options.runtime_binary.as_deref(), &store.run_dir())?;
         let entitlements = Entitlements::parse(&options.entitlements)?;
         let sources: Vec<Arc<dyn Source>> = vec![
             Arc::new(ImageSource::new(store.clone(), registry.clone(), sessions.clone())),
@@ -136,6 +167,7 @@ impl Builder {
             max_unpacked_bytes: options.max_unpacked_bytes,
             entitlements: entitlements.clone(),
             dns: options.dns,
+            network,
             gc: options.gc.clone(),
             run_dir: store.run_dir(),
         });
@@ -321,7 +353,7 @@ fn log_error(id: &str, error: HistoryRefusal) -> BuildError {
 }
 
 /// A bare name is looked for in `PATH`, as upstream's setting has it.
-fn in_path(binary: &std::path::Path) -> PathBuf {
+fn in_path(binary: &Path) -> PathBuf {
     if binary.components().count() > 1 {
         return binary.to_owned();
     }

@@ -25,7 +25,7 @@ mod request;
 mod run;
 mod upkeep;
 
-pub use builder::{Builder, BuilderOptions, OpenError};
+pub use builder::{Builder, BuilderOptions, OpenError, StepNetwork};
 pub use explain::{Cause, Explained, FileChanges};
 pub use history::{
     EncodeError, History, HistoryBlob, HistoryError, HistoryEvent, HistoryEventKind, HistoryLimits,

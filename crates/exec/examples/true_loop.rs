@@ -27,7 +27,8 @@ async fn measure(count: u32, overlay: bool) -> Result<(), Box<dyn Error>> {
     for made in ["etc", "proc", "sys", "dev"] {
         std::fs::create_dir_all(base.join(made))?;
     }
-    let native = NativeRuntime::new(NativeOptions { state_dir: dir.join("state"), helper: None })?;
+    let native =
+        NativeRuntime::new(NativeOptions { state_dir: dir.join("state"), helper: None, bridge: None })?;
     once(&native, root(&dir, 0, overlay)?).await?;
     let mut times = Vec::new();
     for i in 1..=count {

@@ -8,7 +8,9 @@
 //! [`rbuild_sys::Root`]. Invariant: when `run` returns, nothing of the step runs; when the daemon dies, so do the steps.
 #![deny(unsafe_code)]
 
+mod bridge;
 mod cgroup;
+mod emulation;
 mod error;
 pub mod etc;
 pub mod init;
@@ -22,6 +24,8 @@ mod streams;
 mod stubs;
 mod user;
 
+pub use bridge::{Bridge, BridgeOptions, Subnet};
+pub use emulation::{emulate, emulated};
 pub use error::ExecError;
 pub use native::{NativeOptions, NativeRuntime};
 pub use oci::{OciOptions, OciRuntime, config_json};

@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::etc_files::{EtcFile, EtcFiles};
 use self::helper::Helper;
+use crate::bridge::{Attachment, Bridge};
 use crate::cgroup::Cgroup;
 use crate::error::ExecError;
 use crate::etc;
-use crate::init::wire::{self, Job, JobMount, NEW_NET, Source};
+use crate::init::wire::{self, JOIN_NET, Job, JobMount, NEW_NET, Source};
 use crate::runtime::{ExitStatus, Input, Output, ProcessIo, Runtime};
 use crate::spec::{ContainerMount, MountSource, NetMode, ProcessSpec};
 
@@ -31,6 +32,8 @@ pub struct NativeOptions {
     /// The binary that serves as helper: one whose `main` calls [`init::maybe_run`](crate::init::maybe_run). `None`:
     /// this very binary.
     pub helper: Option<PathBuf>,
+    /// What steps of [`NetMode::Bridge`] are connected to.
+    pub bridge: Option<Bridge>,
 }
 
 /// Runs steps in namespaces made by a helper process of ours.
@@ -43,12 +46,14 @@ pub struct NativeRuntime {
 struct Inner {
     etc: EtcFiles,
     helper: Helper,
+    bridge: Option<Bridge>,
 }
 
 impl NativeRuntime {
     /// Prepares the state directory. The helper starts with the first step, or with [`NativeRuntime::warm`].
     pub fn new(options: NativeOptions) -> Result<NativeRuntime, ExecError> {
-        let inner = Inner { etc: EtcFiles::create(&options.state_dir)?, helper: Helper::new(options.helper) };
+        let NativeOptions { state_dir, helper, bridge } = options;
+        let inner = Inner { etc: EtcFiles::create(&state_dir)?, helper: Helper::new(helper), bridge };
         Ok(NativeRuntime { inner: Arc::new(inner) })
     }
 
@@ -128,6 +133,7 @@ struct Kept {
     write_dir: Option<PathBuf>,
     /// Files bound into the step, kept until its end.
     _etc: [EtcFile; 2],
+    _network: Option<Attachment>,
 }
 
 /// The two ends of one stream: ours, if anybody listens, and the process's.
@@ -143,7 +149,12 @@ impl Inner {
         let resolv = self.etc.file(etc::resolv_conf(&host, &spec.dns, spec.network))?;
         let cgroup = Cgroup::create(&spec, &step_id())?;
         let (tty, write_dir) = (spec.tty.is_some(), spec.rootfs.write_dir().map(PathBuf::from));
-        let flags = if spec.network == NetMode::None { NEW_NET } else { 0 };
+        let network = attach(self.bridge.as_ref(), spec.network)?;
+        let flags = match spec.network {
+            NetMode::None => NEW_NET,
+            NetMode::Bridge => JOIN_NET,
+            NetMode::Host => 0,
+        };
 
         let (job, data) = job(spec, &hosts, &resolv, cgroup.as_ref());
         let job = wire::write_job(&job, &data).map_err(|err| io_error("write the job", &err))?;
@@ -156,20 +167,35 @@ impl Inner {
             stdout: None,
             stderr: None,
             tty,
-            kept: Kept { cgroup, write_dir, _etc: [hosts, resolv] },
+            kept: Kept { cgroup, write_dir, _etc: [hosts, resolv], _network: None },
         };
+        let mut fds = vec![theirs.as_fd(), job.as_fd()];
+        fds.extend(network.as_ref().map(|network| network.namespace().as_fd()));
         if tty {
-            self.helper.send(flags, &[theirs.as_fd(), job.as_fd()])?;
+            self.helper.send(flags, &fds)?;
+            launched.kept._network = network;
             return Ok(launched);
         }
         let stdin = stream(wants.stdin, true)?;
         let stdout = stream(wants.stdout, false)?;
         let stderr = stream(wants.stderr, false)?;
-        let fds =
-            [theirs.as_fd(), job.as_fd(), stdin.theirs.as_fd(), stdout.theirs.as_fd(), stderr.theirs.as_fd()];
+        fds.extend([stdin.theirs.as_fd(), stdout.theirs.as_fd(), stderr.theirs.as_fd()]);
         self.helper.send(flags, &fds)?;
+        launched.kept._network = network;
         (launched.stdin, launched.stdout, launched.stderr) = (stdin.ours, stdout.ours, stderr.ours);
         Ok(launched)
+    }
+}
+
+/// The step's place on the bridge, if its mode wants one.
+pub(crate) fn attach(bridge: Option<&Bridge>, mode: NetMode) -> Result<Option<Attachment>, ExecError> {
+    match (mode, bridge) {
+        (NetMode::Host | NetMode::None, _) => Ok(None),
+        (NetMode::Bridge, Some(bridge)) => bridge.attach().map(Some),
+        (NetMode::Bridge, None) => Err(ExecError::Invalid {
+            field: "network",
+            message: "this daemon has no bridge: its networkMode is another".into(),
+        }),
     }
 }
 

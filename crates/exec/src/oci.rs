@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::bundle::Bundle;
+use crate::bridge::Bridge;
 use crate::error::ExecError;
 use crate::runtime::{ExitStatus, ProcessIo, Runtime};
 use crate::spec::ProcessSpec;
@@ -29,6 +30,8 @@ pub struct OciOptions {
     pub binary: PathBuf,
     /// A directory of its own; leftovers of an earlier daemon in it are unmounted and removed at start.
     pub state_dir: PathBuf,
+    /// What steps of [`NetMode::Bridge`](crate::NetMode::Bridge) are connected to.
+    pub bridge: Option<Bridge>,
 }
 
 /// Runs steps with an OCI runtime binary.
@@ -95,7 +98,12 @@ impl Inner {
     ) -> Result<ExitStatus, ExecError> {
         let id = format!("rbuild-{}", crate::native::step_id());
         let dir = self.options.state_dir.join("run").join(&id);
-        let bundle = crate::native::blocking(move || Bundle::create(dir, spec)).await??;
+        let bridge = self.options.bridge.clone();
+        let bundle = crate::native::blocking(move || {
+            let network = crate::native::attach(bridge.as_ref(), spec.network)?;
+            Bundle::create(dir, spec, network)
+        });
+        let bundle = bundle.await??;
         let outcome = self.run_bundle(&id, &bundle, &mut io, &stop).await;
         let failure = bundle.failure();
         let removed = crate::native::blocking(move || bundle.remove()).await?;

@@ -182,13 +182,15 @@ impl std::fmt::Debug for ContainerMount {
     }
 }
 
-/// Which network a step sees. There is no bridge yet: a step that asks for no mode gets `Host`.
+/// Which network a step sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum NetMode {
     /// The daemon's.
     Host,
     /// A new one with nothing but loopback.
     None,
+    /// A new one that is connected through the runtime's [`Bridge`](crate::Bridge).
+    Bridge,
 }
 
 /// How much a step is trusted. Closed: what is not `Insecure` is sandboxed.

@@ -8,7 +8,6 @@ use rbuild_store::{NewMutable, Ref};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::OpError;
-use crate::ops::exec::net_mode;
 use crate::worker::Worker;
 
 /// What to run beside the steps of a build.
@@ -47,7 +46,7 @@ impl Worker {
         let spec = ProcessSpec {
             env: process.env,
             cwd: process.cwd,
-            network: net_mode(process.network),
+            network: self.net_mode(process.network),
             dns: self.options.dns.clone(),
             ..ProcessSpec::new(tree.mount()?, process.args)
         };

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_exec::{DnsConfig, Runtime};
-use rbuild_llb::SourceOp;
+use rbuild_llb::{NetMode, SourceOp};
 use rbuild_oci::Platform;
 use rbuild_session::SessionManager;
 use rbuild_source::Source;
@@ -33,6 +33,8 @@ pub struct WorkerOptions {
     pub entitlements: Entitlements,
     /// Resolver configuration of steps.
     pub dns: DnsConfig,
+    /// The network of steps that ask for none in particular.
+    pub network: rbuild_exec::NetMode,
     /// What is removed first when the disk is full; `None`: nothing is removed by itself.
     pub gc: Option<Vec<GcPolicy>>,
     /// A private directory for sockets of running steps.
@@ -44,6 +46,8 @@ pub struct Worker {
     pub(crate) options: WorkerOptions,
     pub(crate) permits: Permits,
     pub(crate) durations: Durations,
+    /// As it was when the daemon started.
+    platforms: Vec<Platform>,
 }
 
 impl fmt::Debug for Worker {
@@ -57,12 +61,25 @@ impl Worker {
     pub fn new(options: WorkerOptions) -> Arc<Self> {
         let permits = Permits::new(options.parallelism);
         let durations = Durations::load(&options.store);
-        Arc::new(Self { options, permits, durations })
+        let host = Platform::host();
+        let emulated = rbuild_exec::emulated(&host.architecture).into_iter();
+        let emulated = emulated.map(|architecture| Platform::new("linux", architecture).normalize());
+        let platforms = std::iter::once(host.clone()).chain(emulated).collect();
+        Arc::new(Self { options, permits, durations, platforms })
     }
 
-    /// The platforms whose steps can run here, the host's first.
+    /// The platforms whose steps can run here, the host's first, then those that are emulated.
     pub fn platforms(&self) -> Vec<Platform> {
-        vec![Platform::host()]
+        self.platforms.clone()
+    }
+
+    /// The network that a step's mode means here.
+    pub(crate) fn net_mode(&self, mode: NetMode) -> rbuild_exec::NetMode {
+        match mode {
+            NetMode::None => rbuild_exec::NetMode::None,
+            NetMode::Host => rbuild_exec::NetMode::Host,
+            NetMode::Sandbox => self.options.network,
+        }
     }
 
     /// Keeps what it has learnt of steps for the next daemon.

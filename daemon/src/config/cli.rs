@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use super::file::ConfigFile;
+use super::file::{ConfigFile, OciWorkerFile};
 use super::size::Size;
-use super::{Config, ConfigError, Snapshotter, Tls};
+use super::{Config, ConfigError, Network, Snapshotter, Tls};
 
 /// Where things are when nobody says otherwise.
 struct Places {
@@ -239,7 +239,7 @@ impl Cli {
         let oci = &file.worker.oci;
         let snapshotter =
             parse_snapshotter(self.oci_worker_snapshotter.as_ref().or(oci.snapshotter.as_ref()))?;
-        check_network(self.oci_worker_net.as_ref().or(oci.network_mode.as_ref()))?;
+        let network = parse_network(self.oci_worker_net.as_ref().or(oci.network_mode.as_ref()), oci)?;
         let entitlements =
             [self.allow_insecure_entitlement.clone(), file.insecure_entitlements.clone()].concat();
         check_entitlements(&entitlements)?;
@@ -281,6 +281,7 @@ impl Cli {
             gc_policies,
             registries,
             dns: file.dns,
+            network,
             trace_socket: self.otel_socket_path,
             history: file.history,
             frontends: file.frontend,
@@ -367,12 +368,23 @@ fn parse_snapshotter(name: Option<&String>) -> Result<Snapshotter, ConfigError> 
     }
 }
 
-/// Steps have the host's network or none; `auto` means that.
-fn check_network(mode: Option<&String>) -> Result<(), ConfigError> {
-    match mode.map(String::as_str) {
-        None | Some("auto" | "host" | "") => Ok(()),
-        Some(other) => Err(unsupported(&format!("network mode {other}"), "use auto or host")),
+/// What `--network=default` means; `auto` is the host's network, as upstream has it without CNI.
+fn parse_network(mode: Option<&String>, oci: &OciWorkerFile) -> Result<Network, ConfigError> {
+    let network = match mode.map(String::as_str) {
+        None | Some("auto" | "host" | "") => Network::Host,
+        Some("none" | "null") => Network::None,
+        Some("bridge") => {
+            Network::Bridge { name: oci.bridge_name.clone(), subnet: oci.bridge_subnet.clone() }
+        }
+        Some(other) => {
+            return Err(unsupported(&format!("network mode {other}"), "use auto, host, bridge or none"));
+        }
+    };
+    let named = oci.bridge_name.is_some() || oci.bridge_subnet.is_some();
+    if named && !matches!(network, Network::Bridge { .. }) {
+        return Err(unsupported("bridgeName and bridgeSubnet", "they go with networkMode = \"bridge\""));
     }
+    Ok(network)
 }
 
 /// The words are those of upstream's logger; the levels above `error` are one here.

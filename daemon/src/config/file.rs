@@ -105,6 +105,10 @@ pub(super) struct OciWorkerFile {
     pub(super) binary: Option<PathBuf>,
     #[serde(rename = "networkMode")]
     pub(super) network_mode: Option<String>,
+    #[serde(rename = "bridgeName")]
+    pub(super) bridge_name: Option<String>,
+    #[serde(rename = "bridgeSubnet")]
+    pub(super) bridge_subnet: Option<String>,
     #[serde(rename = "cniConfigPath")]
     pub(super) cni_config_path: Option<String>,
     #[serde(rename = "cniBinaryPath")]
@@ -234,12 +238,12 @@ impl ConfigFile {
             (
                 oci.cni_pool_size.is_some_and(|n| n > 0),
                 "`[worker.oci] cniPoolSize`",
-                "network modes are host and none",
+                "network modes are host, bridge and none; a bridge is made by rbuildd itself",
             ),
             (
                 oci.cni_config_path.is_some() || oci.cni_binary_path.is_some(),
                 "`[worker.oci] cniConfigPath` and `cniBinaryPath`",
-                "network modes are host and none",
+                "network modes are host, bridge and none; a bridge is made by rbuildd itself",
             ),
             (self.system.is_some(), "`[system]`", "platforms are looked up once, at start"),
             (self.grpc.debug_address.is_some(), "`[grpc] debugAddress`", "remove it"),

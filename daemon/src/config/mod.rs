@@ -37,6 +37,7 @@ pub(crate) struct Config {
     pub(crate) gc_policies: Vec<GcPolicyFile>,
     pub(crate) registries: BTreeMap<String, RegistryFile>,
     pub(crate) dns: file::DnsFile,
+    pub(crate) network: Network,
     pub(crate) trace_socket: Option<PathBuf>,
     pub(crate) drain: std::time::Duration,
     pub(crate) history: HistoryFile,
@@ -50,6 +51,14 @@ pub(crate) struct Tls {
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) client_ca: Option<PathBuf>,
+}
+
+/// The network of steps that ask for none in particular.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Network {
+    Host,
+    None,
+    Bridge { name: Option<String>, subnet: Option<String> },
 }
 
 /// How layers become directories.

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbuild_build::{BuilderOptions, HistoryLimits};
-use rbuild_exec::DnsConfig;
+use rbuild_build::{BuilderOptions, HistoryLimits, StepNetwork};
+use rbuild_exec::{BridgeOptions, DnsConfig};
 use rbuild_frontend::Frontend;
 use rbuild_gateway::{ImageFrontend, ImageFrontendOptions};
 use rbuild_oci::ImageRef;
 use rbuild_registry::{HostConfig, KeyPair, RegistryConfig};
 use rbuild_store::{GcPolicy, SnapshotterKind};
 
-use crate::config::{Config, GcPolicyFile, RegistryFile, Snapshotter};
+use crate::config::{Config, GcPolicyFile, Network, RegistryFile, Snapshotter};
 
 /// Everything that a builder needs to know.
 ///
@@ -41,12 +41,29 @@ pub(crate) fn builder_options(
             options: config.dns.options.clone(),
             search: config.dns.search_domains.clone(),
         },
+        network: step_network(&config.network)?,
         gc: config.gc.then(|| gc_policies(config)),
         history: history_limits(config),
         encode_error: rbuild_gateway::encode_error,
         built_in_frontends: built_in_frontends(config)?,
         image_frontend: image_frontend.map(|frontend| frontend as Arc<dyn Frontend>),
     })
+}
+
+fn step_network(network: &Network) -> anyhow::Result<StepNetwork> {
+    let (name, subnet) = match network {
+        Network::Host => return Ok(StepNetwork::Host),
+        Network::None => return Ok(StepNetwork::None),
+        Network::Bridge { name, subnet } => (name, subnet),
+    };
+    let mut options = BridgeOptions::default();
+    if let Some(name) = name {
+        options.name.clone_from(name);
+    }
+    if let Some(subnet) = subnet {
+        options.subnet = subnet.parse().map_err(|message| anyhow::anyhow!("bridgeSubnet: {message}"))?;
+    }
+    Ok(StepNetwork::Bridge(options))
 }
 
 /// What runs frontends that are images; `None`: they are switched off.

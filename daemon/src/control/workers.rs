@@ -8,7 +8,7 @@ use rbuild_build::Builder;
 use tonic::Response;
 
 use super::{ControlService, Reply};
-use crate::config::Config;
+use crate::config::{Config, Network};
 
 /// The release of upstream whose API is honoured: clients compare it before they use a feature.
 const API_LEVEL: &str = "v0.31.0";
@@ -29,7 +29,7 @@ pub(crate) fn worker_record(builder: &Builder, config: &Config) -> WorkerRecord 
     let mut labels: BTreeMap<String, String> = [
         ("executor", "oci".to_owned()),
         ("hostname", hostname.unwrap_or_default()),
-        ("network", "host".into()),
+        ("network", network(config).into()),
         ("oci.process-mode", "sandbox".into()),
         ("selinux.enabled", "false".into()),
         ("snapshotter", builder.snapshotter_name().into()),
@@ -45,6 +45,14 @@ pub(crate) fn worker_record(builder: &Builder, config: &Config) -> WorkerRecord 
         gc_policy: super::settings::gc_policies(config).into_iter().map(policy_record).collect(),
         buildkit_version: Some(version()),
         cdi_devices: Vec::new(),
+    }
+}
+
+fn network(config: &Config) -> &'static str {
+    match config.network {
+        Network::Host => "host",
+        Network::None => "none",
+        Network::Bridge { .. } => "bridge",
     }
 }
 

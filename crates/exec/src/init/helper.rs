@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-use super::step;
-use super::wire::{NEW_NET, Report, receive, report};
+use super::step::{self, Given};
+use super::wire::{JOIN_NET, NEW_NET, Report, receive, report};
 use crate::error::Failure;
 
 const SIGKILL: i32 = 9;
@@ -123,11 +123,12 @@ fn accept(socket: &OwnedFd, filter: &[Instruction], children: &mut Vec<Child>) -
     let (Some(ctl), Some(job)) = (fds.next(), fds.next()) else {
         return true;
     };
+    let network = if flags[0] & JOIN_NET != 0 { fds.next() } else { None };
     let stdio: Vec<OwnedFd> = fds.collect();
     let namespaces =
         Namespaces { mount: true, pid: true, ipc: true, uts: true, net: flags[0] & NEW_NET != 0 };
     match clone_into(namespaces) {
-        Ok(Cloned::Child) => step::become_program(ctl, job, stdio, filter),
+        Ok(Cloned::Child) => step::become_program(ctl, Given { job, network, stdio }, filter),
         Ok(Cloned::Parent { pidfd, .. }) => children.push(Child { pidfd, ctl, abandoned: false }),
         Err(err) => {
             report(&ctl, &Report::Failed(Failure::setup("make namespaces", err)), &[]).ok();

@@ -17,10 +17,22 @@ use crate::spec::{NetMode, SecurityMode, clean};
 use crate::stubs;
 use crate::user::{self, Identity};
 
+/// What a step is made of, beside the way to report.
+pub(super) struct Given {
+    pub(super) job: OwnedFd,
+    /// A network namespace to enter.
+    pub(super) network: Option<OwnedFd>,
+    pub(super) stdio: Vec<OwnedFd>,
+}
+
 /// Mounts, drops privileges and executes the program of `job`; reports why if that fails. Never returns: memory still
 /// holds the helper's descriptors as owned values, which must not be dropped.
-pub(super) fn become_program(ctl: OwnedFd, job: OwnedFd, stdio: Vec<OwnedFd>, filter: &[Instruction]) -> ! {
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&ctl, job, &stdio, filter)));
+pub(super) fn become_program(ctl: OwnedFd, given: Given, filter: &[Instruction]) -> ! {
+    let Given { job, network, stdio } = given;
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        enter_network(network)?;
+        run(&ctl, job, &stdio, filter)
+    }));
     let failure = match outcome {
         Ok(Ok(never)) => match never {},
         Ok(Err(failure)) => failure,
@@ -28,6 +40,14 @@ pub(super) fn become_program(ctl: OwnedFd, job: OwnedFd, stdio: Vec<OwnedFd>, fi
     };
     report(&ctl, &Report::Failed(failure), &[]).ok();
     exit_now(1)
+}
+
+/// Before anything is mounted, so that `/sys` shows the step's interfaces.
+fn enter_network(network: Option<OwnedFd>) -> Result<(), Failure> {
+    let Some(network) = network else { return Ok(()) };
+    nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| errno.desc())
+        .during("enter the network namespace")
 }
 
 fn run(

@@ -1,7 +1,7 @@
 //! What daemon, helper and step say to each other.
 //!
 //! ```text
-//! helper socket   1 byte of flags + descriptors [ctl, job, (stdin, stdout, stderr)]       one message per step
+//! helper socket   1 byte of flags + descriptors [ctl, job, (network), (stdin, stdout, stderr)]     one message per step
 //! job (memfd)     u32 length of JSON | JSON of `Job` | bytes that `Source::Data` points into
 //! ctl up          JSON of `Report`, one a message; `Console` comes with the terminal's descriptor
 //! ctl down        i32 signal number, one a message; end of stream means kill
@@ -25,8 +25,10 @@ use crate::spec::{NetMode, SecurityMode, TermSize, Ulimit};
 
 /// Flag: a network namespace of its own.
 pub(crate) const NEW_NET: u8 = 1;
+/// Flag: a network namespace that comes as the third descriptor.
+pub(crate) const JOIN_NET: u8 = 2;
 /// Descriptors in one message at most.
-pub(crate) const FDS_MAX: usize = 5;
+pub(crate) const FDS_MAX: usize = 6;
 /// Largest report; paths are at most 4 KiB, JSON may need four characters for a byte.
 pub(crate) const REPORT_MAX: usize = 32 * 1024;
 

@@ -14,6 +14,7 @@ use rbuild_sys::{MountTree, Root};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::config::{self, Prepared};
+use crate::bridge::{self, Attachment};
 use crate::error::ExecError;
 use crate::init::{mounts, place, program, step};
 use crate::spec::{ProcessSpec, TermSize, clean};
@@ -30,6 +31,7 @@ pub(super) struct Bundle {
     stubs: Vec<PathBuf>,
     write_dir: Option<PathBuf>,
     tty: Option<TermSize>,
+    network: Option<Attachment>,
 }
 
 /// Unmounts and removes what an earlier daemon left.
@@ -58,13 +60,18 @@ fn io(path: &Path, err: &std::io::Error) -> ExecError {
 }
 
 impl Bundle {
-    pub(super) fn create(dir: PathBuf, spec: ProcessSpec) -> Result<Bundle, ExecError> {
+    pub(super) fn create(
+        dir: PathBuf,
+        spec: ProcessSpec,
+        network: Option<Attachment>,
+    ) -> Result<Bundle, ExecError> {
         std::fs::create_dir_all(&dir).map_err(|err| io(&dir, &err))?;
         let mut bundle = Bundle {
             mounted: Vec::new(),
             stubs: Vec::new(),
             write_dir: spec.rootfs.write_dir().map(PathBuf::from),
             tty: spec.tty,
+            network,
             dir,
         };
         match bundle.fill(spec) {
@@ -105,6 +112,7 @@ impl Bundle {
             user,
             env,
             cgroup,
+            network: self.network.as_ref().map(bridge::path_of),
             all_capabilities: crate::init::held_capabilities(),
         };
         let json = serde_json::to_vec_pretty(&config::config(&spec, &prepared))

@@ -20,6 +20,8 @@ pub(super) struct Prepared {
     pub(super) user: Identity,
     pub(super) env: Vec<String>,
     pub(super) cgroup: Option<String>,
+    /// The network namespace of a step on the bridge.
+    pub(super) network: Option<PathBuf>,
     /// What an insecure step may do, in the runtime's names.
     pub(super) all_capabilities: Vec<String>,
 }
@@ -35,6 +37,7 @@ impl Prepared {
             user: crate::user::numeric(&spec.user).unwrap_or(Identity { uid: 0, gid: 0, groups: vec![0] }),
             env: spec.env.clone(),
             cgroup: None,
+            network: None,
             all_capabilities: CAPABILITY_NAMES.iter().map(ToString::to_string).collect(),
         }
     }
@@ -44,7 +47,7 @@ impl Prepared {
 pub(super) fn config(spec: &ProcessSpec, at: &Prepared) -> Value {
     let insecure = spec.security == SecurityMode::Insecure;
     let mut linux = json!({
-        "namespaces": namespaces(spec.network),
+        "namespaces": namespaces(spec.network, at.network.as_deref()),
         "resources": resources(&spec.resources, insecure),
         "maskedPaths": if insecure { &[] } else { MASKED },
         "readonlyPaths": if insecure { &[] } else { READONLY },
@@ -96,15 +99,18 @@ fn process(spec: &ProcessSpec, at: &Prepared) -> Value {
     })
 }
 
-fn namespaces(network: NetMode) -> Value {
+fn namespaces(network: NetMode, path: Option<&Path>) -> Value {
     let mut list = vec!["mount", "pid", "ipc", "uts"];
-    if network == NetMode::None {
-        list.push("network");
-    }
     if crate::cgroup::is_unified() {
         list.push("cgroup");
     }
-    list.into_iter().map(|kind| json!({ "type": kind })).collect()
+    let mut list: Vec<Value> = list.into_iter().map(|kind| json!({ "type": kind })).collect();
+    match (network, path) {
+        (NetMode::Host, _) => {}
+        (NetMode::Bridge, Some(path)) => list.push(json!({ "type": "network", "path": path })),
+        (NetMode::None | NetMode::Bridge, _) => list.push(json!({ "type": "network" })),
+    }
+    Value::Array(list)
 }
 
 fn mounts(spec: &ProcessSpec, at: &Prepared) -> Vec<Value> {

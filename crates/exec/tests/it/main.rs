@@ -76,7 +76,7 @@ impl Place {
         for made in ["upper", "work", "empty"] {
             std::fs::create_dir_all(dir.path().join(made)).unwrap();
         }
-        let options = NativeOptions { state_dir: dir.path().join("state"), helper: None };
+        let options = NativeOptions { state_dir: dir.path().join("state"), helper: None, bridge: None };
         Place { runtime: NativeRuntime::new(options).unwrap(), dir }
     }
 

@@ -29,7 +29,7 @@ fn runtimes(place: &Place) -> Vec<OciRuntime> {
         .into_iter()
         .filter(|name| !hybrid || *name != "crun")
         .filter_map(|name| {
-            let options = OciOptions { binary: installed(name)?, state_dir: place.path(name) };
+            let options = OciOptions { binary: installed(name)?, state_dir: place.path(name), bridge: None };
             Some(OciRuntime::new(options).unwrap())
         })
         .collect()
@@ -91,7 +91,7 @@ async fn root_oci_errors_are_in_our_terms() {
         assert!(matches!(run(&runtime, spec).await, Err(ExecError::User(_))));
         nothing_left(&place, &runtime);
     }
-    let missing = OciOptions { binary: "/no/such/runtime".into(), state_dir: place.path("x") };
+    let missing = OciOptions { binary: "/no/such/runtime".into(), state_dir: place.path("x"), bridge: None };
     assert!(matches!(OciRuntime::new(missing), Err(ExecError::Invalid { .. })));
 }
 

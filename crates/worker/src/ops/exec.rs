@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rbuild_exec::{Chunk, ExecError, ExitStatus, Output, ProcessIo, ProcessSpec, Resources};
-use rbuild_llb::{ExecMeta, ExecOp, LinuxResources, NetMode, ProxyEnv, SecurityMode};
+use rbuild_llb::{ExecMeta, ExecOp, LinuxResources, ProxyEnv, SecurityMode};
+use rbuild_oci::Platform;
 use rbuild_session::SessionGroup;
 use rbuild_solver::OpContext;
 use rbuild_store::Ref;
@@ -40,6 +41,7 @@ pub(crate) async fn run(
         () = cx.cancel().cancelled() => return Err(OpError::Cancelled),
         done = work => done?,
     };
+    emulate(op).await?;
     let permit = op.worker.permits.take(op.claim(cx), cx.cancel()).await?;
     let begun = std::time::Instant::now();
     let (io, output) = io();
@@ -49,6 +51,20 @@ pub(crate) async fn run(
     check(exec, status)?;
     op.worker.durations.note(&op.name, begun.elapsed());
     prepared.commit(op, exec.output_count()).await
+}
+
+/// Sees to it that programs of the step's platform run here.
+async fn emulate(op: &LlbOp) -> Result<(), OpError> {
+    let host = Platform::host();
+    let Some(platform) = op.platform.clone().filter(|platform| platform.architecture != host.architecture)
+    else {
+        return Ok(());
+    };
+    let prepare = move || rbuild_exec::emulate(&host.architecture, &platform.architecture);
+    let done = tokio::task::spawn_blocking(prepare).await;
+    let done =
+        done.map_err(|error| OpError::Internal { detail: format!("preparing an emulator: {error}") })?;
+    done.map_err(|error| OpError::Exec { command: "emulator".into(), error: Arc::new(error) })
 }
 
 /// Both streams into one channel, so that their order stays. It is short: a slow reader slows the process down.
@@ -107,7 +123,7 @@ pub(crate) async fn spec(
         rootfs: prepared.rootfs.clone(),
         readonly_root: exec.root_mount().is_some_and(|root| root.readonly),
         mounts: prepared.mounts.clone(),
-        network: net_mode(exec.network),
+        network: op.worker.net_mode(exec.network),
         security: match exec.security {
             SecurityMode::Insecure => rbuild_exec::SecurityMode::Insecure,
             SecurityMode::Sandbox => rbuild_exec::SecurityMode::Sandbox,
@@ -121,14 +137,6 @@ pub(crate) async fn spec(
         tty: None,
         remove_stubs_recursive: meta.remove_mount_stubs_recursive,
     })
-}
-
-/// There is no bridge: a step that asks for nothing shares the host's network, as buildkitd does without CNI.
-pub(crate) fn net_mode(mode: NetMode) -> rbuild_exec::NetMode {
-    match mode {
-        NetMode::None => rbuild_exec::NetMode::None,
-        NetMode::Host | NetMode::Sandbox => rbuild_exec::NetMode::Host,
-    }
 }
 
 fn extra_hosts(meta: &ExecMeta) -> Result<Vec<(String, IpAddr)>, OpError> {

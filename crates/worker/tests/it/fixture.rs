@@ -84,7 +84,7 @@ impl Fixture {
         let store = Store::open(dir.path().join("store"), StoreOptions::default()).unwrap();
         let state_dir = dir.path().join("exec");
         std::fs::create_dir(&state_dir).unwrap();
-        let runtime = NativeRuntime::new(NativeOptions { state_dir, helper: None }).unwrap();
+        let runtime = NativeRuntime::new(NativeOptions { state_dir, ..NativeOptions::default() }).unwrap();
         let fetched = Arc::<AtomicUsize>::default();
         let worker = Worker::new(WorkerOptions {
             store: store.clone(),
@@ -94,6 +94,7 @@ impl Fixture {
             max_unpacked_bytes: 1 << 30,
             parallelism: 4,
             entitlements: Entitlements::none(),
+            network: rbuild_exec::NetMode::Host,
             dns: DnsConfig::default(),
             gc: None,
             run_dir: dir.path().to_owned(),
