@@ -10,6 +10,7 @@ use rbuild_progress::render::Mode;
 use crate::cache::Caches;
 use crate::call::{self, Call};
 use crate::cli::{BuildArgs, ConnectionArgs};
+use crate::container::{self, Invoke};
 use crate::context::Context;
 use crate::errors::CommandError;
 use crate::gateway::{self, Gateway};
@@ -25,14 +26,21 @@ const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY"
 /// Builds.
 pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Result<(), CommandError> {
     args.refused.check()?;
-    let mode = match args.quiet {
-        true => Mode::Quiet,
-        false => run::mode(&args.progress)?,
+    let mode = match (args.quiet, run::mode(&args.progress)?) {
+        (true, _) => Mode::Quiet,
+        // A live view and a process cannot share a terminal.
+        (false, Mode::Auto | Mode::Tty) if args.invoke.is_some() => Mode::Plain,
+        (false, mode) => mode,
     };
     let mut frontend_attrs = attributes(&args)?;
     let call = Call::of(&args)?;
+    if call.is_some() && args.invoke.is_some() {
+        return Err(CommandError::usage("--invoke and --call exclude each other"));
+    }
     // The answer to a question is text: there is nothing to write anywhere else.
-    let outputs = if call.is_some() { Vec::new() } else { outputs(&args)? };
+    let invoke = args.invoke.as_deref().map(Invoke::parse).transpose()?;
+    let is_looked_at = invoke.as_ref().is_some_and(Invoke::is_before_a_step);
+    let outputs = if call.is_some() || is_looked_at { Vec::new() } else { outputs(&args)? };
     frontend_attrs.extend(call.iter().flat_map(Call::attributes));
     let caches = Caches::parse(&args.cache_from, &args.cache_to)?;
     let args = Arc::new(args);
@@ -52,18 +60,18 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     let source_policy = args.source_policy_file.as_deref().map(policy::read).transpose()?;
     let mut request = SolveRequest { entitlements: args.allow.clone(), source_policy, ..Default::default() };
     let connected = connect::connect(connection, true).await?;
-    let drive = match &call {
-        None => {
-            request.frontend = FRONTEND.into();
-            request.frontend_attrs = frontend_attrs;
-            None
-        }
-        Some(_) => {
-            request.r#ref = random_id();
-            let gateway = Gateway::new(connected.channel.clone(), &request.r#ref);
-            let drive: Drive<'_> = Box::pin(gateway::ask(gateway, FRONTEND.into(), frontend_attrs));
-            Some(drive)
-        }
+    let drive = if call.is_none() && invoke.is_none() {
+        request.frontend = FRONTEND.into();
+        request.frontend_attrs = frontend_attrs;
+        None
+    } else {
+        request.r#ref = random_id();
+        let gateway = Gateway::new(connected.channel.clone(), &request.r#ref);
+        let drive: Drive<'_> = match &invoke {
+            Some(invoke) => Box::pin(invoke.drive(gateway, FRONTEND.into(), frontend_attrs)),
+            None => Box::pin(gateway::ask(gateway, FRONTEND.into(), frontend_attrs)),
+        };
+        Some(drive)
     };
     let look =
         Look { mode, details: args.debug, hint: Some("use --debug to expand"), totals: call.is_none() };
@@ -73,7 +81,7 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
         (Ok(finished), Some(call)) => answer(&args, call, &finished),
         (Ok(finished), None) if args.explain => report(&args, &finished)
             .and(history::explain_build(connected.channel.clone(), &finished.id).await),
-        (Ok(finished), None) => report(&args, &finished),
+        (Ok(finished), None) => report(&args, &finished).and(container::ended(&finished.response)),
     };
     connected.close().await;
     outcome

@@ -12,11 +12,15 @@ use rbuild_progress::render::bytes;
 
 use crate::cli::{ConnectionArgs, DebugCommand};
 use crate::errors::CommandError;
-use crate::{connect, spec, ui};
+use crate::{build, connect, spec, ui};
 
 /// Runs a debug command.
 pub(crate) async fn debug(connection: &ConnectionArgs, command: DebugCommand) -> Result<(), CommandError> {
     match command {
+        DebugCommand::Build(mut args) => {
+            args.invoke.get_or_insert_with(|| "on-error".to_owned());
+            build::build(connection, *args).await
+        }
         DebugCommand::DumpLlb { dot, file } => dump(dot, file.as_deref()),
         DebugCommand::Compile { files, json, target, build_arg } => {
             let args = build_arg.iter().map(|text| spec::pair("--build-arg", text));

@@ -84,6 +84,12 @@ impl Gateway {
         }
     }
 
+    /// Computes a result.
+    pub(crate) async fn evaluate(&mut self, id: &str) -> Result<(), Status> {
+        let request = self.call(wire::EvaluateRequest { r#ref: id.to_owned() })?;
+        self.client.evaluate(request).await.map(drop)
+    }
+
     /// Prepares mounts for processes.
     pub(crate) async fn new_container(&mut self, container: wire::NewContainerRequest) -> Result<(), Status> {
         let request = self.call(container)?;

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use rbuild_api::moby::buildkit::v1::SolveRequest;
+use prost::Message as _;
 use rbuild_api::moby::buildkit::v1::control_client::ControlClient;
 use rbuild_api::moby::buildkit::v1::frontend as wire;
 use rbuild_api::moby::buildkit::v1::frontend::exec_message::Input;
 use rbuild_api::moby::buildkit::v1::frontend::llb_bridge_client::LlbBridgeClient;
+use rbuild_api::moby::buildkit::v1::{SolveRequest, StatusRequest};
 use rbuild_api::pb;
 use rbuild_digest::random_id;
-use rbuild_llb::{ExecOptions, ImageOptions, MarshalOptions, State};
+use rbuild_llb::{Constraints, ExecOptions, FileActions, ImageOptions, MarshalOptions, MkfileAction, State};
 use rbuild_tests::{TestDaemon, processes, wait_until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,9 +28,13 @@ struct Driven {
 
 impl Driven {
     async fn start(daemon: &TestDaemon) -> Self {
+        Self::start_with(daemon, SolveRequest::default()).await
+    }
+
+    async fn start_with(daemon: &TestDaemon, request: SolveRequest) -> Self {
         let channel = channel(daemon).await;
         let id = random_id();
-        let request = SolveRequest { r#ref: id.clone(), ..SolveRequest::default() };
+        let request = SolveRequest { r#ref: id.clone(), ..request };
         let mut control = ControlClient::new(channel.clone());
         let solve = tokio::spawn(async move { control.solve(request).await.map(drop) });
         Self { bridge: LlbBridgeClient::new(channel), id, solve }
@@ -161,6 +166,193 @@ fn files_of_results_are_read_and_results_are_returned() {
         let stat = build.call(wire::StatFileRequest { r#ref: root, path: "/d/l".into(), mount_index: 0 });
         assert_eq!(build.bridge.stat_file(stat).await.unwrap().into_inner().stat.unwrap().linkname, "f");
         build.finish().await.unwrap();
+    });
+}
+
+fn text_file(path: &str, text: &str) -> State {
+    let file = MkfileAction {
+        path: path.into(),
+        mode: 0o644,
+        data: text.as_bytes().to_vec().into(),
+        owner: None,
+        timestamp_ns: None,
+    };
+    State::scratch().file(FileActions::new().mkfile(file), Constraints::default())
+}
+
+#[test]
+fn ranges_links_and_lists_are_read_and_mistakes_are_told() {
+    let daemon = TestDaemon::start();
+    block_on(async {
+        let mut build = Driven::start(&daemon).await;
+        let root = build.solve(&busybox().run(shell("mkdir /d; seq 9 > /d/f; touch /d/g.txt")).root()).await;
+        let root = root.unwrap();
+        let file = |path: &str, range: Option<(i64, i64)>| wire::ReadFileRequest {
+            r#ref: root.clone(),
+            file_path: path.into(),
+            range: range.map(|(offset, length)| wire::FileRange { offset, length }),
+            ..Default::default()
+        };
+        let read = build.call(file("/d/f", Some((2, 4))));
+        assert_eq!(build.bridge.read_file(read).await.unwrap().into_inner().data, b"2\n3\n");
+        for (path, range, code) in [
+            ("/d/none", None, Code::NotFound),
+            ("/d/f", Some((-1, 4)), Code::InvalidArgument),
+            ("/../../../etc/none", None, Code::NotFound),
+        ] {
+            let read = build.call(file(path, range));
+            assert_eq!(build.bridge.read_file(read).await.unwrap_err().code(), code, "{path}");
+        }
+        let list = build.call(wire::ReadDirRequest {
+            r#ref: root.clone(),
+            dir_path: "/d".into(),
+            include_pattern: "*.txt".into(),
+            ..Default::default()
+        });
+        let entries = build.bridge.read_dir(list).await.unwrap().into_inner().entries;
+        assert_eq!(entries.iter().map(|entry| entry.path.as_str()).collect::<Vec<_>>(), ["g.txt"]);
+        for id in ["", "made up"] {
+            let stat =
+                build.call(wire::StatFileRequest { r#ref: id.into(), path: "/".into(), mount_index: 0 });
+            assert_eq!(build.bridge.stat_file(stat).await.unwrap_err().code(), Code::NotFound, "{id:?}");
+        }
+        build.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn images_and_sources_are_resolved() {
+    let daemon = TestDaemon::start();
+    block_on(async {
+        let mut build = Driven::start(&daemon).await;
+        let image = |name: &str, mode: &str| wire::ResolveImageConfigRequest {
+            r#ref: name.into(),
+            resolve_mode: mode.into(),
+            ..Default::default()
+        };
+        let busybox = "docker.io/library/busybox:latest";
+        let ask = build.call(image(busybox, "default"));
+        let config = build.bridge.resolve_image_config(ask).await.unwrap().into_inner();
+        assert!(config.digest.starts_with("sha256:") && config.config.starts_with(b"{"));
+        let source = |identifier: &str| wire::ResolveSourceMetaRequest {
+            source: Some(pb::SourceOp { identifier: identifier.into(), attrs: Default::default() }),
+            ..Default::default()
+        };
+        let ask = build.call(source(&format!("docker-image://{busybox}")));
+        let meta = build.bridge.resolve_source_meta(ask).await.unwrap().into_inner();
+        assert_eq!(meta.image.unwrap().digest, config.digest);
+        let ask = build.call(image(busybox, "sometimes"));
+        assert_eq!(build.bridge.resolve_image_config(ask).await.unwrap_err().code(), Code::InvalidArgument);
+        let ask = build.call(image("docker.io/library/nosuch:1", "default"));
+        assert_eq!(build.bridge.resolve_image_config(ask).await.unwrap_err().code(), Code::NotFound);
+        let ask = build.call(wire::ResolveSourceMetaRequest::default());
+        assert_eq!(build.bridge.resolve_source_meta(ask).await.unwrap_err().code(), Code::InvalidArgument);
+        build.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn frontends_run_with_inputs_and_their_results_are_refs() {
+    let daemon = TestDaemon::start();
+    block_on(async {
+        let wired = |state: &State| state.marshal(&MarshalOptions::default()).unwrap().to_wire();
+        let inputs = [("mine".to_owned(), wired(&text_file("/x", "of mine")))];
+        let request = SolveRequest { frontend_inputs: inputs.clone().into(), ..SolveRequest::default() };
+        let mut build = Driven::start_with(&daemon, request).await;
+        let ask = build.call(wire::InputsRequest {});
+        let told = build.bridge.inputs(ask).await.unwrap().into_inner().definitions;
+        assert_eq!(told["mine"].def, inputs[0].1.def);
+        let dockerfile = text_file("/Dockerfile", "FROM busybox\nCOPY x /y\nRUN cat /y > /z\n");
+        let solve = wire::SolveRequest {
+            frontend: "dockerfile.v0".into(),
+            frontend_inputs: [
+                ("dockerfile".to_owned(), wired(&dockerfile)),
+                ("context".to_owned(), told["mine"].clone()),
+            ]
+            .into(),
+            allow_result_return: true,
+            ..Default::default()
+        };
+        let ask = build.call(solve.clone());
+        let result = build.bridge.solve(ask).await.unwrap().into_inner().result.unwrap();
+        // Who does not ask for definitions gets ids alone.
+        let Some(wire::result::Result::RefDeprecated(id)) = result.result else { panic!("{result:?}") };
+        assert!(result.metadata.contains_key("containerimage.config"));
+        let read = wire::ReadFileRequest { r#ref: id, file_path: "/z".into(), ..Default::default() };
+        let read = build.call(read);
+        assert_eq!(build.bridge.read_file(read).await.unwrap().into_inner().data, b"of mine");
+        let both = wire::SolveRequest { definition: Some(wired(&busybox())), ..solve.clone() };
+        let ask = build.call(both);
+        assert_eq!(build.bridge.solve(ask).await.unwrap_err().code(), Code::InvalidArgument);
+        let ask = build.call(wire::SolveRequest { frontend: "nosuch.v0".into(), ..solve });
+        let error = build.bridge.solve(ask).await.unwrap_err();
+        assert!(error.message().contains("frontend `nosuch.v0` not found"), "{error}");
+        build.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn warnings_are_shown_and_a_build_returns_once() {
+    let daemon = TestDaemon::start();
+    block_on(async {
+        let mut build = Driven::start(&daemon).await;
+        let mut events = ControlClient::new(channel(&daemon).await)
+            .status(StatusRequest { r#ref: build.id.clone() })
+            .await
+            .unwrap()
+            .into_inner();
+        let ask = build.call(wire::WarnRequest { digest: "nonsense".into(), ..Default::default() });
+        assert_eq!(build.bridge.warn(ask).await.unwrap_err().code(), Code::InvalidArgument);
+        let digest = rbuild_digest::Digest::of("vertex").to_string();
+        let short = b"mind the gap".to_vec();
+        let ask = build.call(wire::WarnRequest { digest, short, level: 1, ..Default::default() });
+        build.bridge.warn(ask).await.unwrap();
+        let returning = || wire::ReturnRequest { result: Some(wire::Result::default()), error: None };
+        let (mut again, first, second) =
+            (build.bridge.clone(), build.call(returning()), build.call(returning()));
+        build.bridge.r#return(first).await.unwrap();
+        // By now the build may be gone altogether.
+        let code = again.r#return(second).await.unwrap_err().code();
+        assert!(matches!(code, Code::InvalidArgument | Code::NotFound), "{code:?}");
+        build.solve.await.unwrap().unwrap();
+        let mut shown = Vec::new();
+        while let Some(event) = events.message().await.unwrap() {
+            shown.extend(event.warnings.into_iter().map(|warning| warning.short));
+        }
+        assert_eq!(shown, [b"mind the gap"]);
+    });
+}
+
+/// The ids of what a failed step's mounts were left with.
+fn left(status: &Status) -> Vec<String> {
+    let rpc = rbuild_api::google::rpc::Status::decode(status.details()).unwrap();
+    let detail = rpc.details.iter().find(|any| any.type_url.contains("errdefs.Solve")).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&detail.value).unwrap();
+    assert!(json["op"]["exec"]["meta"]["args"].is_array(), "{json}");
+    assert_eq!(json["inputIDs"].as_array().unwrap().len(), json["mountIDs"].as_array().unwrap().len());
+    json["mountIDs"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn what_a_failed_step_left_can_be_mounted_by_its_build() {
+    let daemon = TestDaemon::start();
+    block_on(async {
+        let (mut build, mut other) = (Driven::start(&daemon).await, Driven::start(&daemon).await);
+        let failing = busybox().run(shell("echo left > /written; exit 7")).root();
+        let error = build.solve(&failing).await.unwrap_err();
+        assert!(error.message().ends_with("exit code: 7"), "{error}");
+        let ids = left(&error);
+        build.container("c", &ids[0]).await.unwrap();
+        assert_eq!(build.run("c", "cat /written; echo more >> /written").await.1, "left\n");
+        // It is no result, and it is nobody else's; another container begins anew.
+        let stat =
+            build.call(wire::StatFileRequest { r#ref: ids[0].clone(), path: "/".into(), mount_index: 0 });
+        assert_eq!(build.bridge.stat_file(stat).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(other.container("c", &ids[0]).await.unwrap_err().code(), Code::NotFound);
+        build.container("d", &ids[0]).await.unwrap();
+        assert_eq!(build.run("d", "cat /written").await.1, "left\n");
+        build.finish().await.unwrap();
+        other.finish().await.unwrap();
     });
 }
 

@@ -26,6 +26,7 @@ mod c8_explain;
 mod d1_outputs;
 mod d2_platforms;
 mod d4_results;
+mod d6_debug;
 mod d6_run;
 mod daemonless;
 mod debug_compile;

@@ -91,6 +91,10 @@ pub(crate) struct BuildArgs {
     /// Secret id=NAME[,src=PATH|env=VARIABLE] (repeatable)
     #[arg(long, value_name = "SPEC")]
     pub(crate) secret: Vec<String>,
+    /// Enter a container when the build is done: on-error (the failed step), default (the result), or command=TEXT,
+    /// step=NAME (before that step), user=, cwd=, env=NAME=VALUE, tty=BOOL, on=error|success
+    #[arg(long, value_name = "SPEC", num_args = 0..=1, default_missing_value = "on-error", require_equals = true)]
+    pub(crate) invoke: Option<String>,
     /// Size of /dev/shm
     #[arg(long, value_name = "SIZE")]
     pub(crate) shm_size: Option<String>,

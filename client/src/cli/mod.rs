@@ -133,6 +133,8 @@ pub(crate) struct PruneArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DebugCommand {
+    /// Build, and enter the step that fails (build --invoke=on-error)
+    Build(Box<BuildArgs>),
     /// List workers
     Workers {
         /// Only what matches

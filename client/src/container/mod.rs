@@ -1,9 +1,14 @@
-//! `rbuildctl run`: a process in an image, at the daemon, with this terminal in front of it.
+//! Processes at the daemon with this terminal in front of them: `rbuildctl run` in an image, `build --invoke` in a step
+//! that failed, before a step, or in the result.
 
+mod invoke;
 mod mounts;
 mod ports;
 mod process;
+mod step;
 mod terminal;
+
+use std::collections::BTreeMap;
 
 use rbuild_api::moby::buildkit::v1::SolveRequest;
 use rbuild_api::moby::buildkit::v1::frontend as wire;
@@ -18,6 +23,8 @@ use crate::errors::CommandError;
 use crate::gateway::Gateway;
 use crate::run::{self, Drive, Look, Offer};
 use mounts::Volumes;
+
+pub(crate) use invoke::Invoke;
 
 /// The key under which the exit code comes with the response.
 const EXIT: &str = "rbuildctl.exit";
@@ -55,8 +62,15 @@ pub(crate) async fn run(connection: &ConnectionArgs, args: RunArgs) -> Result<()
         failed = serving => Err(failed),
     };
     connected.close().await;
-    let code = finished?.response.get(EXIT).and_then(|code| code.parse::<u8>().ok()).unwrap_or(u8::MAX);
-    if code == 0 { Ok(()) } else { Err(CommandError::exit(code)) }
+    ended(&finished?.response)
+}
+
+/// Ends the command as the process ended that the build's driver ran, if it ran one.
+pub(crate) fn ended(response: &BTreeMap<String, String>) -> Result<(), CommandError> {
+    match response.get(EXIT).map(|code| code.parse::<u8>().unwrap_or(u8::MAX)) {
+        None | Some(0) => Ok(()),
+        Some(code) => Err(CommandError::exit(code)),
+    }
 }
 
 fn network(mode: Option<&str>) -> Result<pb::NetMode, CommandError> {
@@ -75,7 +89,7 @@ async fn drive(
     image: ImageRef,
     volumes: &Volumes,
     network: pb::NetMode,
-) -> Result<std::collections::BTreeMap<String, String>, Status> {
+) -> Result<BTreeMap<String, String>, Status> {
     let ran = in_container(&mut gateway, args, image, volumes, network).await;
     gateway.finish(ran.clone().map(|_| wire::Result::default())).await?;
     ran.map(|code| [(EXIT.to_owned(), code.to_string())].into())

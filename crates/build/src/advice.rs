@@ -307,7 +307,7 @@ mod tests {
     }
 
     fn exit(code: u32, oom: bool) -> OpError {
-        OpError::Exit { command: "x".into(), code, oom }
+        OpError::Exit { command: "x".into(), code, oom, left: None }
     }
 
     fn registry(error: RegistryError) -> OpError {

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bridge::BuildContext;
 use crate::error::{cancelled, from_op};
+use crate::refs;
 
 /// Messages on their way between a process and its client; a slow client slows the process down.
 const CHUNKS: usize = 4;
@@ -46,7 +47,7 @@ pub(crate) async fn open(
     let store = context.worker.store();
     let solve = inputs.iter().map(|input| async move {
         let solved = match input {
-            Some(input) => context.solve_definition(&input.definition()).await?,
+            Some(input) => refs::output(context, input).await?,
             None => None,
         };
         match solved {

@@ -1,14 +1,17 @@
 //! How failures of the rooms below become what the user reads: classified once, here.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rbuild_digest::Digest;
-use rbuild_frontend::{BuildError, Detail, ErrorCode};
+use rbuild_frontend::{BuildError, Detail, ErrorCode, FailedStep, SharedRef};
 use rbuild_llb::Graph;
 use rbuild_solver::SolveError;
+use rbuild_store::Ref;
 use rbuild_worker::{OpError, OpErrorKind};
 
 use crate::advice;
+use crate::refs::HeldRef;
 
 /// The kind of an op's failure as the wire knows it.
 fn code_of(kind: OpErrorKind) -> ErrorCode {
@@ -38,11 +41,26 @@ pub(crate) fn from_op(error: &OpError) -> BuildError {
 pub(crate) fn from_solve(error: &SolveError<OpError>, graph: &Graph) -> BuildError {
     match error {
         SolveError::Op { vertex, error } => {
-            located(from_op(error).with(Detail::Vertex(vertex.digest)), graph, &vertex.digest)
+            let built = from_op(error).with(Detail::Vertex(vertex.digest));
+            with_step(located(built, graph, &vertex.digest), graph, &vertex.digest, error)
         }
         SolveError::Cancelled => cancelled(),
         other => BuildError::new(ErrorCode::Internal, other.to_string()),
     }
+}
+
+/// Says what the step was and what it left.
+fn with_step(built: BuildError, graph: &Graph, vertex: &Digest, error: &OpError) -> BuildError {
+    let Some(failed) = graph.find(vertex).map(|id| graph.vertex(id)) else { return built };
+    let held = |refs: &[Option<Ref>]| {
+        refs.iter().map(|held| held.clone().map(|held| Arc::new(HeldRef(held)) as SharedRef)).collect()
+    };
+    built.with(Detail::Step(Arc::new(FailedStep {
+        op: failed.op.clone(),
+        description: failed.metadata.description.clone(),
+        inputs: error.left().map(|left| held(&left.inputs)).unwrap_or_default(),
+        mounts: error.left().map(|left| held(&left.mounts)).unwrap_or_default(),
+    })))
 }
 
 /// Says where a vertex was written. Of one that stands nowhere itself, such as a download, where it is used first.

@@ -1,9 +1,10 @@
+use std::any::Any;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rbuild_frontend::{BridgeRef, BuildError, DirEntry, ErrorCode, FileRange};
+use rbuild_frontend::{BridgeRef, BuildError, DirEntry, ErrorCode, FileRange, SharedRef};
 use rbuild_llb::Definition;
-use rbuild_store::Ref;
+use rbuild_store::{Ref, TreeGuard};
 use tokio::sync::OnceCell;
 
 use crate::bridge::BuildContext;
@@ -28,11 +29,23 @@ impl BuildRef {
         solved.await.cloned()
     }
 
-    async fn tree(&self, path: &str) -> Result<rbuild_store::TreeGuard, BuildError> {
-        match self.solve().await? {
-            Some(reference) => reference.tree().await.map_err(|error| files::store_error(&error)),
-            None => Err(BuildError::new(ErrorCode::NotFound, format!("{path}: the file system is empty"))),
-        }
+    async fn tree(&self, path: &str) -> Result<TreeGuard, BuildError> {
+        let missing = || BuildError::new(ErrorCode::NotFound, format!("{path}: the file system is empty"));
+        tree(&self.solve().await?.ok_or_else(missing)?).await
+    }
+}
+
+async fn tree(reference: &Ref) -> Result<TreeGuard, BuildError> {
+    reference.tree().await.map_err(|error| files::store_error(&error))
+}
+
+/// What a handle stands for, computed if need be; `None` is scratch.
+pub(crate) async fn output(context: &BuildContext, handle: &SharedRef) -> Result<Option<Ref>, BuildError> {
+    let any: &dyn Any = &**handle;
+    match any.downcast_ref::<HeldRef>() {
+        Some(HeldRef(held)) => Ok(Some(held.clone())),
+        // Solved in this job before or not: the job remembers.
+        None => context.solve_definition(&handle.definition()).await,
     }
 }
 
@@ -47,20 +60,56 @@ impl BridgeRef for BuildRef {
     }
 
     async fn read_file(&self, path: &str, range: Option<FileRange>) -> Result<Vec<u8>, BuildError> {
-        let tree = self.tree(path).await?;
-        let path = path.to_owned();
-        files::blocking(move || files::read_file(tree.root(), &path, range)).await
+        read_file(self.tree(path).await?, path, range).await
     }
 
     async fn read_dir(&self, path: &str, include: &str) -> Result<Vec<DirEntry>, BuildError> {
-        let tree = self.tree(path).await?;
-        let (path, include) = (path.to_owned(), include.to_owned());
-        files::blocking(move || files::read_dir(tree.root(), &path, &include)).await
+        read_dir(self.tree(path).await?, path, include).await
     }
 
     async fn stat_file(&self, path: &str) -> Result<DirEntry, BuildError> {
-        let tree = self.tree(path).await?;
-        let path = path.to_owned();
-        files::blocking(move || files::stat_file(tree.root(), &path)).await
+        stat_file(self.tree(path).await?, path).await
     }
+}
+
+/// What a failed step had or left: a file system that no definition leads to.
+#[derive(Debug)]
+pub(crate) struct HeldRef(pub(crate) Ref);
+
+#[async_trait]
+impl BridgeRef for HeldRef {
+    fn definition(&self) -> Definition {
+        Definition::default()
+    }
+
+    async fn evaluate(&self) -> Result<(), BuildError> {
+        Ok(())
+    }
+
+    async fn read_file(&self, path: &str, range: Option<FileRange>) -> Result<Vec<u8>, BuildError> {
+        read_file(tree(&self.0).await?, path, range).await
+    }
+
+    async fn read_dir(&self, path: &str, include: &str) -> Result<Vec<DirEntry>, BuildError> {
+        read_dir(tree(&self.0).await?, path, include).await
+    }
+
+    async fn stat_file(&self, path: &str) -> Result<DirEntry, BuildError> {
+        stat_file(tree(&self.0).await?, path).await
+    }
+}
+
+async fn read_file(tree: TreeGuard, path: &str, range: Option<FileRange>) -> Result<Vec<u8>, BuildError> {
+    let path = path.to_owned();
+    files::blocking(move || files::read_file(tree.root(), &path, range)).await
+}
+
+async fn read_dir(tree: TreeGuard, path: &str, include: &str) -> Result<Vec<DirEntry>, BuildError> {
+    let (path, include) = (path.to_owned(), include.to_owned());
+    files::blocking(move || files::read_dir(tree.root(), &path, &include)).await
+}
+
+async fn stat_file(tree: TreeGuard, path: &str) -> Result<DirEntry, BuildError> {
+    let path = path.to_owned();
+    files::blocking(move || files::stat_file(tree.root(), &path)).await
 }

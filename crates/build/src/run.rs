@@ -102,6 +102,7 @@ fn scope(
         entitlements: Arc::new(granted),
         memo: Memo::default(),
         build_id: request.id.as_str().into(),
+        keeps_failed: matches!(request.what, What::Client { .. }),
         witness: Some(explainer),
     })
 }

@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ pub trait Bridge: Send + Sync + std::fmt::Debug {
 
 /// A lazy handle on one output of a solved definition.
 #[async_trait]
-pub trait BridgeRef: Send + Sync + std::fmt::Debug {
+pub trait BridgeRef: Any + Send + Sync + std::fmt::Debug {
     /// The definition that yields this output.
     fn definition(&self) -> Definition;
 

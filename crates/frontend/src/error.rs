@@ -1,7 +1,10 @@
-use rbuild_digest::Digest;
-use rbuild_llb::SourceLocation;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::Fault;
+use rbuild_digest::Digest;
+use rbuild_llb::{Op, SourceLocation};
+
+use crate::{Fault, SharedRef};
 
 /// What kind of failure it is; the daemon maps it to a gRPC code in one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub enum Detail {
     Source(SourceLocation),
     /// The exit code of the failed process.
     Exit(u32),
+    /// The step that failed and what it left, for whoever drives the build to look at.
+    Step(Arc<FailedStep>),
     /// Which of the known failures it is.
     Fault(Fault),
     /// What the user can do about it, in a sentence.
@@ -52,6 +57,19 @@ pub enum Detail {
         /// Its bytes.
         value: Vec<u8>,
     },
+}
+
+/// A step that failed. As long as it is held, so are the file systems.
+#[derive(Debug)]
+pub struct FailedStep {
+    /// What was to be done.
+    pub op: Op,
+    /// What the definition says of it.
+    pub description: BTreeMap<String, String>,
+    /// What each mount of a process was made of.
+    pub inputs: Vec<Option<SharedRef>>,
+    /// How each mount of a process was left; where nothing can be kept, `None`.
+    pub mounts: Vec<Option<SharedRef>>,
 }
 
 /// An error on its way to the user. `message` stands alone; `details` are typed extras.

@@ -20,7 +20,7 @@ pub use bridge::{
     SourceMeta, SourceQuery, Warning,
 };
 pub use container::{BridgeContainer, ContainerProcess, ContainerRequest};
-pub use error::{BuildError, Detail, ErrorCode};
+pub use error::{BuildError, Detail, ErrorCode, FailedStep};
 pub use fault::Fault;
 pub use frontend::{Frontend, FrontendRequest, FrontendResult, ResultRefs};
 pub use process::FrontendProcess;

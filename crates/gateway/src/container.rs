@@ -50,7 +50,7 @@ pub(crate) fn request(
         (mount.input, mount.output) = (-1, -1);
         if !mount.result_id.is_empty() {
             mount.input = i64::try_from(inputs.len()).unwrap_or(-1);
-            inputs.push(build.reference(&std::mem::take(&mut mount.result_id))?);
+            inputs.push(build.mountable(&std::mem::take(&mut mount.result_id))?);
         }
     }
     let meta = pb::Meta {

@@ -17,6 +17,9 @@ const REGISTER_WAIT: Duration = Duration::from_secs(3);
 /// References that one frontend may hold at a time: each holds a definition of up to a message's size.
 const MAX_REFS: usize = 10_000;
 
+/// File systems of failed steps that one build may keep at a time.
+const MAX_HELD: usize = 1_000;
+
 /// More containers than anyone looks into at once; each holds mounts.
 const MAX_CONTAINERS: usize = 100;
 
@@ -29,6 +32,8 @@ pub struct ForwardedBuild {
     bridge: Arc<dyn Bridge>,
     /// By unguessable id; an id of another build finds nothing here.
     refs: Mutex<HashMap<String, SharedRef>>,
+    /// What failed steps had and left, for containers only.
+    held: Mutex<HashMap<String, SharedRef>>,
     /// By the client's own names.
     containers: Mutex<HashMap<String, Arc<dyn BridgeContainer>>>,
     outcome: Mutex<Option<oneshot::Sender<Outcome>>>,
@@ -38,8 +43,8 @@ impl ForwardedBuild {
     /// A build that waits for calls, and what its frontend will return.
     pub(crate) fn open(bridge: Arc<dyn Bridge>) -> (Arc<Self>, oneshot::Receiver<Outcome>) {
         let (sender, outcome) = oneshot::channel();
-        let (refs, containers) = (Mutex::default(), Mutex::default());
-        let build = Self { bridge, refs, containers, outcome: Mutex::new(Some(sender)) };
+        let (refs, held, containers) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let build = Self { bridge, refs, held, containers, outcome: Mutex::new(Some(sender)) };
         (Arc::new(build), outcome)
     }
 
@@ -54,6 +59,25 @@ impl ForwardedBuild {
         let id = random_id();
         self.refs.lock().insert(id.clone(), reference);
         id
+    }
+
+    /// Keeps what a failed step had or left, and returns its id; without room for it, no id.
+    pub(crate) fn hold(&self, held: SharedRef) -> String {
+        let mut all = self.held.lock();
+        if all.len() >= MAX_HELD {
+            return String::new();
+        }
+        let id = random_id();
+        all.insert(id.clone(), held);
+        id
+    }
+
+    /// What a container can have under that id: a result, or what a failed step left.
+    pub(crate) fn mountable(&self, id: &str) -> Result<Option<SharedRef>, BuildError> {
+        match self.held.lock().get(id) {
+            Some(held) => Ok(Some(held.clone())),
+            None => self.reference(id),
+        }
     }
 
     /// Errors: the frontend holds as many references as it may.
@@ -174,6 +198,7 @@ impl Drop for Registration {
         if let Some(build) = build {
             build.containers.lock().clear();
             build.refs.lock().clear();
+            build.held.lock().clear();
         }
     }
 }

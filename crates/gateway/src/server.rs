@@ -8,6 +8,7 @@ use rbuild_frontend::{BuildError, ErrorCode, FileRange, SharedRef};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::status::to_driver;
 use crate::{ForwardedBuild, ForwardedBuilds, caps, container, convert, from_rpc_status, to_status};
 
 /// Names the build in the metadata of each call. Source: protocol notes, "Gateway".
@@ -59,9 +60,15 @@ impl BridgeService {
         found.ok_or_else(|| Status::not_found(format!("no such job {id}")))
     }
 
-    async fn reference<T>(&self, request: &Request<T>, id: &str) -> Result<SharedRef, Status> {
-        let found = self.build(request).await?.reference(id).map_err(|err| to_status(&err))?;
-        found.ok_or_else(|| Status::not_found("the reference is scratch: it holds no files"))
+    async fn reference<T>(
+        &self,
+        request: &Request<T>,
+        id: &str,
+    ) -> Result<(Arc<ForwardedBuild>, SharedRef), Status> {
+        let build = self.build(request).await?;
+        let found = build.reference(id).map_err(|err| to_status(&err))?;
+        let found = found.ok_or_else(|| Status::not_found("the reference is scratch: it holds no files"))?;
+        Ok((build, found))
     }
 }
 
@@ -80,6 +87,11 @@ fn no_container_files() -> Status {
 
 fn reply<T>(result: Result<T, BuildError>) -> Result<Response<T>, Status> {
     result.map(Response::new).map_err(|err| to_status(&err))
+}
+
+/// As [`reply`], where steps may have run.
+fn solved<T>(build: &ForwardedBuild, result: Result<T, BuildError>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|err| to_driver(build, &err))
 }
 
 async fn read_file(
@@ -152,43 +164,47 @@ impl LlbBridge for BridgeService {
         let arrays = request.allow_result_array_ref;
         build.check_room().map_err(|err| to_status(&err))?;
         let request = convert::solve_request(request).map_err(|err| to_status(&err))?;
-        reply(build.bridge().solve(request).await.map(|result| wire::SolveResponse {
-            r#ref: String::new(),
-            result: Some(convert::result_to_wire(&build, result, arrays)),
-        }))
+        let result = build.bridge().solve(request).await;
+        solved(
+            &build,
+            result.map(|result| wire::SolveResponse {
+                r#ref: String::new(),
+                result: Some(convert::result_to_wire(&build, result, arrays)),
+            }),
+        )
     }
 
     async fn read_file(
         &self,
         request: Request<wire::ReadFileRequest>,
     ) -> Result<Response<wire::ReadFileResponse>, Status> {
-        let file = self.reference(&request, &request.get_ref().r#ref).await?;
+        let (build, file) = self.reference(&request, &request.get_ref().r#ref).await?;
         let request = request.into_inner();
         no_mount(request.mount_index)?;
-        reply(read_file(file, request).await)
+        solved(&build, read_file(file, request).await)
     }
 
     async fn read_dir(
         &self,
         request: Request<wire::ReadDirRequest>,
     ) -> Result<Response<wire::ReadDirResponse>, Status> {
-        let dir = self.reference(&request, &request.get_ref().r#ref).await?;
+        let (build, dir) = self.reference(&request, &request.get_ref().r#ref).await?;
         let request = request.into_inner();
         no_mount(request.mount_index)?;
-        reply(dir.read_dir(&request.dir_path, &request.include_pattern).await.map(|entries| {
-            wire::ReadDirResponse { entries: entries.into_iter().map(convert::dir_entry).collect() }
-        }))
+        let entries = dir.read_dir(&request.dir_path, &request.include_pattern).await;
+        let list = |entries: Vec<_>| entries.into_iter().map(convert::dir_entry).collect();
+        solved(&build, entries.map(|entries| wire::ReadDirResponse { entries: list(entries) }))
     }
 
     async fn stat_file(
         &self,
         request: Request<wire::StatFileRequest>,
     ) -> Result<Response<wire::StatFileResponse>, Status> {
-        let file = self.reference(&request, &request.get_ref().r#ref).await?;
+        let (build, file) = self.reference(&request, &request.get_ref().r#ref).await?;
         let request = request.into_inner();
         no_mount(request.mount_index)?;
         let entry = file.stat_file(&request.path).await;
-        reply(entry.map(|entry| wire::StatFileResponse { stat: Some(convert::dir_entry(entry)) }))
+        solved(&build, entry.map(|entry| wire::StatFileResponse { stat: Some(convert::dir_entry(entry)) }))
     }
 
     async fn evaluate(
@@ -198,7 +214,7 @@ impl LlbBridge for BridgeService {
         let build = self.build(&request).await?;
         let found = build.reference(&request.get_ref().r#ref).map_err(|err| to_status(&err))?;
         if let Some(reference) = found {
-            reference.evaluate().await.map_err(|err| to_status(&err))?;
+            reference.evaluate().await.map_err(|err| to_driver(&build, &err))?;
         }
         Ok(Response::new(wire::EvaluateResponse {}))
     }
@@ -239,7 +255,7 @@ impl LlbBridge for BridgeService {
             let request = container::request(&build, wire)?;
             build.keep_container(&id, build.bridge().new_container(request).await?)
         };
-        reply(opened.await.map(|()| wire::NewContainerResponse {}))
+        solved(&build, opened.await.map(|()| wire::NewContainerResponse {}))
     }
 
     async fn release_container(

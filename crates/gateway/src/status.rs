@@ -10,10 +10,12 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use prost::Message as _;
 use rbuild_api::google::rpc::Status as RpcStatus;
 use rbuild_digest::Digest;
-use rbuild_frontend::{BuildError, Detail, ErrorCode, Fault};
-use rbuild_llb::{Position, Range, SourceInfo, SourceLocation};
+use rbuild_frontend::{BuildError, Detail, ErrorCode, FailedStep, Fault, SharedRef};
+use rbuild_llb::{Position, Range, SourceInfo, SourceLocation, op_to_proto_json};
 use serde::{Deserialize, Serialize};
 use tonic::{Code, Status};
+
+use crate::ForwardedBuild;
 
 const URL_PREFIX: &str = "github.com/moby/buildkit/";
 const URL_SUFFIX: &str = "+json";
@@ -90,6 +92,37 @@ fn is_zero(value: &i32) -> bool {
 const MESSAGE_HEAD: usize = 3 << 10;
 const MESSAGE_TAIL: usize = 1 << 10;
 
+/// As [`to_status`], for whoever drives the build: with names for what a failed step had and left, under which
+/// containers can have it.
+pub(crate) fn to_driver(build: &ForwardedBuild, error: &BuildError) -> Status {
+    let named = |detail: &Detail| match detail {
+        Detail::Step(step) => Detail::Opaque {
+            type_url: format!("{URL_PREFIX}errdefs.Solve{URL_SUFFIX}"),
+            value: step_json(build, step).to_string().into_bytes(),
+        },
+        other => other.clone(),
+    };
+    let details = error.details.iter().map(named).collect();
+    to_status(&BuildError { details, ..error.clone() })
+}
+
+fn step_json(build: &ForwardedBuild, step: &FailedStep) -> serde_json::Value {
+    let ids = |refs: &[Option<SharedRef>]| -> serde_json::Value {
+        refs.iter().map(|held| held.clone().map(|held| build.hold(held)).unwrap_or_default()).collect()
+    };
+    let mut json = serde_json::Map::new();
+    // As upstream has it: what is empty is not there.
+    if !step.inputs.is_empty() {
+        json.insert("inputIDs".into(), ids(&step.inputs));
+        json.insert("mountIDs".into(), ids(&step.mounts));
+    }
+    json.insert("op".into(), op_to_proto_json(&step.op));
+    if !step.description.is_empty() {
+        json.insert("description".into(), step.description.clone().into_iter().collect());
+    }
+    json.into()
+}
+
 /// The gRPC status that carries `error`.
 pub fn to_status(error: &BuildError) -> Status {
     let rpc = to_rpc_status(error);
@@ -124,10 +157,10 @@ pub fn to_rpc_status(error: &BuildError) -> RpcStatus {
     let (files, facts): (Vec<&Detail>, Vec<&Detail>) =
         error.details.iter().partition(|detail| matches!(detail, Detail::Source(_)));
     let mut details: Vec<prost_types::Any> =
-        facts.into_iter().filter_map(|detail| take(detail_to_any(detail))).collect();
+        facts.into_iter().filter_map(|detail| take(detail_to_any(detail)?)).collect();
     for detail in files {
-        let whole = take(detail_to_any(detail));
-        details.extend(whole.or_else(|| take(detail_to_any(&shortened(detail)?))));
+        let whole = detail_to_any(detail).and_then(&mut take);
+        details.extend(whole.or_else(|| take(detail_to_any(&shortened(detail)?)?)));
     }
     RpcStatus { code: code_of(error.code) as i32, message, details }
 }
@@ -214,8 +247,10 @@ fn own_any(type_url: &str, value: &impl Serialize) -> prost_types::Any {
     prost_types::Any { type_url: type_url.to_owned(), value }
 }
 
-fn detail_to_any(detail: &Detail) -> prost_types::Any {
-    match detail {
+/// `None`: it says something only to whoever drives the build.
+fn detail_to_any(detail: &Detail) -> Option<prost_types::Any> {
+    Some(match detail {
+        Detail::Step(_) => return None,
         Detail::Vertex(digest) => json_any("errdefs.Vertex", &VertexJson { digest: digest.to_string() }),
         Detail::Source(location) => json_any("errdefs.Source", &source_to_json(location)),
         Detail::Exit(code) => json_any("gatewayapi.ExitMessage", &ExitJson { code: *code }),
@@ -226,7 +261,7 @@ fn detail_to_any(detail: &Detail) -> prost_types::Any {
         Detail::Opaque { type_url, value } => {
             prost_types::Any { type_url: type_url.clone(), value: value.clone() }
         }
-    }
+    })
 }
 
 fn source_to_json(location: &SourceLocation) -> SourceJson {
@@ -323,7 +358,7 @@ mod tests {
 
     #[test]
     fn exit_code_is_spelt_as_upstream_spells_it() {
-        let any = detail_to_any(&Detail::Exit(7));
+        let any = detail_to_any(&Detail::Exit(7)).unwrap();
         assert_eq!(any.type_url, "github.com/moby/buildkit/gatewayapi.ExitMessage+json");
         assert_eq!(any.value, br#"{"Code":7}"#);
     }

@@ -34,6 +34,7 @@ mod json;
 mod metadata;
 mod op;
 mod policy;
+mod proto_json;
 mod source_map;
 
 pub use builder::{
@@ -56,4 +57,5 @@ pub use op::{
     SshMount, SymlinkAction, Ulimit, UserRef, platform_from_wire, platform_to_wire,
 };
 pub use policy::{Converted, PolicyError, SourcePolicy, shown_identifier};
+pub use proto_json::op_to_proto_json;
 pub use source_map::{Position, Range, SourceInfo, SourceLocation, SourceMap};

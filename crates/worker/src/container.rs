@@ -96,7 +96,7 @@ impl Container {
         let ran = self.op.worker.options.runtime.run(spec, io, cancel).await;
         ran.map_err(|error| match error {
             ExecError::Cancelled => OpError::Cancelled,
-            error => OpError::Exec { command: exec.meta.args.join(" "), error: Arc::new(error) },
+            error => OpError::Exec { command: exec.meta.args.join(" "), error: Arc::new(error), left: None },
         })
     }
 }

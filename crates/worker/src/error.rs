@@ -3,7 +3,7 @@ use std::sync::Arc;
 use rbuild_exec::ExecError;
 use rbuild_session::SessionError;
 use rbuild_source::SourceError;
-use rbuild_store::StoreError;
+use rbuild_store::{Ref, StoreError};
 use rbuild_sys::SysError;
 
 use crate::entitlements::Entitlement;
@@ -34,6 +34,15 @@ pub enum OpErrorKind {
     Internal,
 }
 
+/// The file systems of a process that failed, by mount.
+#[derive(Debug)]
+pub struct Left {
+    /// What each mount was made of.
+    pub inputs: Vec<Option<Ref>>,
+    /// How each was left; memory and caches leave nothing.
+    pub mounts: Vec<Option<Ref>>,
+}
+
 /// An op failed. Causes are shared, because all builds that waited for the op get the same error.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OpError {
@@ -46,6 +55,8 @@ pub enum OpError {
         code: u32,
         /// The kernel killed it for lack of memory.
         oom: bool,
+        /// What it left, if a build wants to see it.
+        left: Option<Arc<Left>>,
     },
     /// The process could not be started or watched.
     #[error("process {command} did not complete successfully: {error}")]
@@ -55,6 +66,8 @@ pub enum OpError {
         /// Why.
         #[source]
         error: Arc<ExecError>,
+        /// What it left, if a build wants to see it.
+        left: Option<Arc<Left>>,
     },
     /// The build was not granted what the op needs.
     #[error("{entitlement} is not allowed: {missing}")]
@@ -121,6 +134,22 @@ impl OpError {
             Self::Exit { code, .. } => Some(*code),
             Self::Exec { error, .. } => error.exit_code(),
             _ => None,
+        }
+    }
+
+    /// What the failed process left, if a build wants to see it.
+    pub fn left(&self) -> Option<&Arc<Left>> {
+        match self {
+            Self::Exit { left, .. } | Self::Exec { left, .. } => left.as_ref(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn leaving(self, what: Arc<Left>) -> Self {
+        match self {
+            Self::Exit { command, code, oom, .. } => Self::Exit { command, code, oom, left: Some(what) },
+            Self::Exec { command, error, .. } => Self::Exec { command, error, left: Some(what) },
+            other => other,
         }
     }
 

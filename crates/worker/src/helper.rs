@@ -54,7 +54,7 @@ impl Worker {
         drop(tree);
         status.map_err(|error| match error {
             ExecError::Cancelled => OpError::Cancelled,
-            error => OpError::Exec { command, error: Arc::new(error) },
+            error => OpError::Exec { command, error: Arc::new(error), left: None },
         })
     }
 }

@@ -31,7 +31,7 @@ mod worker;
 
 pub use container::{Container, ContainerSpec};
 pub use entitlements::{Entitlement, Entitlements};
-pub use error::{OpError, OpErrorKind};
+pub use error::{Left, OpError, OpErrorKind};
 pub use files::FileError;
 pub use helper::HelperProcess;
 pub use meta::{ImageRequest, ResolvedImage, ResolvedSource};

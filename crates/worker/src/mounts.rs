@@ -3,7 +3,7 @@
 //! | mount | the process sees | afterwards |
 //! |---|---|---|
 //! | bind, written and kept | a new tree over the input | committed: an output |
-//! | bind, written, not kept | a new tree over the input | thrown away |
+//! | bind, written, not kept | a new tree over the input | thrown away, unless the process failed and is looked at |
 //! | bind, read-only | the input | the same ref, if it is an output |
 //! | cache | a named directory of the store | stays there |
 //! | tmpfs | memory | gone |
@@ -14,6 +14,7 @@
 //! are not mounted in the daemon: the overlay is made inside the sandbox. Locked cache mounts are taken in the order of
 //! their names, so that two steps that share several cannot wait for each other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rbuild_digest::random_id;
@@ -22,7 +23,7 @@ use rbuild_llb::{CacheSharing, ExecOp, Mount, MountKind, SecretMount, SshMount};
 use rbuild_session::{Session, SessionError, SessionGroup, SshSocket};
 use rbuild_store::{CacheMount, CacheMountOptions, CachePurpose, MutableRef, NewMutable, Ref, Sharing};
 
-use crate::error::OpError;
+use crate::error::{Left, OpError};
 use crate::op::LlbOp;
 use crate::worker::Worker;
 
@@ -37,13 +38,20 @@ enum Output {
     Written(MutableRef),
 }
 
+/// An output, and where among the mounts it is.
+struct Made {
+    mount: usize,
+    output: u32,
+    what: Output,
+}
+
 /// Everything that a process sees, held until it has ended.
 pub(crate) struct Prepared {
     pub(crate) rootfs: rbuild_sys::Mount,
     pub(crate) mounts: Vec<ContainerMount>,
-    outputs: Vec<(u32, Output)>,
-    /// Only held: thrown away or released when dropped.
-    scratch: Vec<MutableRef>,
+    outputs: Vec<Made>,
+    /// Only held: thrown away or released when dropped. With the position of the mount.
+    scratch: Vec<(usize, MutableRef)>,
     caches: Vec<((String, Option<u32>), CacheMount)>,
     sockets: Vec<SshSocket>,
 }
@@ -78,11 +86,12 @@ pub(crate) async fn prepare(
         caches: Vec::new(),
         sockets: Vec::new(),
     };
-    prepared.rootfs = prepared.bind(op, root, inputs).await?;
+    let position = |mount: &Mount| exec.mounts.iter().position(|known| std::ptr::eq(known, mount));
+    prepared.rootfs = prepared.bind(op, root, position(root).unwrap_or_default(), inputs).await?;
     prepared.take_caches(op, exec, inputs).await?;
-    for mount in exec.mounts.iter().filter(|mount| !std::ptr::eq(*mount, root)) {
+    for (index, mount) in exec.mounts.iter().enumerate().filter(|(_, mount)| !std::ptr::eq(*mount, root)) {
         let source = match &mount.kind {
-            MountKind::Bind => Some(MountSource::Mount(prepared.bind(op, mount, inputs).await?)),
+            MountKind::Bind => Some(MountSource::Mount(prepared.bind(op, mount, index, inputs).await?)),
             MountKind::Cache { id, .. } => Some(MountSource::Mount(prepared.cache(mount, id)?)),
             MountKind::Tmpfs { size_bytes } => Some(tmpfs(*size_bytes)),
             MountKind::Secret(secret) => secret_file(&op.worker, sessions, secret).await?,
@@ -110,6 +119,7 @@ impl Prepared {
         &mut self,
         op: &LlbOp,
         mount: &Mount,
+        index: usize,
         inputs: &[Ref],
     ) -> Result<rbuild_sys::Mount, OpError> {
         let store = &op.worker.options.store;
@@ -121,15 +131,15 @@ impl Prepared {
             };
             let shown = base.mount().await?;
             if let Some(output) = mount.output {
-                self.outputs.push((output, Output::Same(base)));
+                self.outputs.push(Made { mount: index, output, what: Output::Same(base) });
             }
             return Ok(shown.into_readonly());
         }
         let tree = store.new_mutable(base, NewMutable::regular(&op.name)).await?;
         let shown = tree.mount()?;
         match mount.output {
-            Some(output) => self.outputs.push((output, Output::Written(tree))),
-            None => self.scratch.push(tree),
+            Some(output) => self.outputs.push(Made { mount: index, output, what: Output::Written(tree) }),
+            None => self.scratch.push((index, tree)),
         }
         Ok(shown)
     }
@@ -203,12 +213,12 @@ impl Prepared {
         let Self { outputs, scratch, caches, sockets, .. } = self;
         drop((scratch, caches, sockets));
         let mut refs: Vec<Option<Ref>> = vec![None; count as usize];
-        for (index, output) in outputs {
-            let made = match output {
+        for Made { output, what, .. } in outputs {
+            let made = match what {
                 Output::Same(same) => same,
                 Output::Written(tree) => tree.commit().await?,
             };
-            if let Some(slot) = refs.get_mut(index as usize) {
+            if let Some(slot) = refs.get_mut(output as usize) {
                 *slot = Some(made);
             }
         }
@@ -221,6 +231,33 @@ impl Prepared {
             });
         }
         Ok(complete)
+    }
+
+    /// Makes refs of what a process that failed has written. What cannot be kept is not there to be looked at.
+    pub(crate) async fn leave(self, exec: &ExecOp, inputs: &[Ref]) -> Arc<Left> {
+        let Self { outputs, scratch, caches, sockets, .. } = self;
+        drop((caches, sockets));
+        let inputs: Vec<Option<Ref>> =
+            exec.mounts.iter().map(|mount| input(mount, inputs).cloned()).collect();
+        let mut mounts = inputs.clone();
+        let written = outputs.into_iter().map(|made| (made.mount, made.what));
+        let thrown = scratch.into_iter().map(|(index, tree)| (index, Output::Written(tree)));
+        for (index, what) in written.chain(thrown) {
+            let left = match what {
+                Output::Same(same) => Some(same),
+                Output::Written(tree) => match tree.commit().await {
+                    Ok(made) => Some(made),
+                    Err(error) => {
+                        tracing::warn!(%error, "what a failed step wrote is not kept");
+                        None
+                    }
+                },
+            };
+            if let Some(slot) = mounts.get_mut(index) {
+                *slot = left;
+            }
+        }
+        Arc::new(Left { inputs, mounts })
     }
 }
 

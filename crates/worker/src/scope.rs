@@ -26,6 +26,8 @@ pub struct Scope {
     pub memo: Memo,
     /// Which build.
     pub build_id: Arc<str>,
+    /// Whoever drives it may look at what failed steps leave.
+    pub keeps_failed: bool,
     /// Is told what steps read.
     pub witness: Option<Arc<dyn Witness>>,
 }

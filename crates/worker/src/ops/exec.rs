@@ -48,7 +48,11 @@ pub(crate) async fn run(
     let running = op.worker.options.runtime.run(spec, io, cx.cancel().clone());
     let (status, ()) = tokio::join!(running, logs::forward(cx, output));
     drop(permit);
-    check(exec, status)?;
+    if let Err(error) = check(exec, status) {
+        let wanted =
+            cx.scopes().iter().any(|scope| scope.keeps_failed) && !matches!(error, OpError::Cancelled);
+        return Err(if wanted { error.leaving(prepared.leave(exec, inputs).await) } else { error });
+    }
     op.worker.durations.note(&op.name, begun.elapsed());
     prepared.commit(op, exec.output_count()).await
 }
@@ -64,7 +68,7 @@ async fn emulate(op: &LlbOp) -> Result<(), OpError> {
     let done = tokio::task::spawn_blocking(prepare).await;
     let done =
         done.map_err(|error| OpError::Internal { detail: format!("preparing an emulator: {error}") })?;
-    done.map_err(|error| OpError::Exec { command: "emulator".into(), error: Arc::new(error) })
+    done.map_err(|error| OpError::Exec { command: "emulator".into(), error: Arc::new(error), left: None })
 }
 
 /// Both streams into one channel, so that their order stays. It is short: a slow reader slows the process down.
@@ -84,7 +88,9 @@ fn check(exec: &ExecOp, status: Result<ExitStatus, ExecError>) -> Result<(), OpE
     let status = match status {
         Ok(status) => status,
         Err(ExecError::Cancelled) => return Err(OpError::Cancelled),
-        Err(error) => return Err(OpError::Exec { command: command(), error: Arc::new(error) }),
+        Err(error) => {
+            return Err(OpError::Exec { command: command(), error: Arc::new(error), left: None });
+        }
     };
     let code = status.exit_code();
     let valid = &exec.meta.valid_exit_codes;
@@ -93,7 +99,7 @@ fn check(exec: &ExecOp, status: Result<ExitStatus, ExecError>) -> Result<(), OpE
     if succeeded {
         return Ok(());
     }
-    Err(OpError::Exit { command: command(), code, oom: status.oom_killed })
+    Err(OpError::Exit { command: command(), code, oom: status.oom_killed, left: None })
 }
 
 pub(crate) async fn spec(

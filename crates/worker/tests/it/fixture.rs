@@ -115,6 +115,7 @@ impl Fixture {
             entitlements: Arc::new(entitlements),
             memo: Memo::default(),
             build_id: rbuild_digest::random_id().into(),
+            keeps_failed: false,
             witness: None,
         };
         let job = self.solver.job(scope, Arc::new(Events(progress.clone())));
