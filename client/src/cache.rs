@@ -17,6 +17,18 @@ const INDEX: &str = "index.json";
 /// What a build's answer calls the descriptor of an exported cache.
 const MANIFEST_KEY: &str = "cache.manifest";
 const DEFAULT_TAG: &str = "latest";
+const TYPES: [&str; 5] = ["registry", "local", "inline", "s3", "gha"];
+/// What a run of GitHub Actions has; the last where it uses the second interface of the cache service.
+const GHA_VARIABLES: [(&str, &str); 3] =
+    [("token", "ACTIONS_RUNTIME_TOKEN"), ("url", "ACTIONS_CACHE_URL"), ("url_v2", "ACTIONS_RESULTS_URL")];
+/// What S3's own tools take from the environment; keys last, since they go together.
+const S3_VARIABLES: [(&str, &str); 5] = [
+    ("bucket", "AWS_BUCKET"),
+    ("region", "AWS_REGION"),
+    ("access_key_id", "AWS_ACCESS_KEY_ID"),
+    ("secret_access_key", "AWS_SECRET_ACCESS_KEY"),
+    ("session_token", "AWS_SESSION_TOKEN"),
+];
 
 /// Caches of one build.
 #[derive(Debug, Default)]
@@ -45,6 +57,7 @@ impl Caches {
             if entry.r#type == "local" && !caches.import(text, &mut entry)? {
                 continue;
             }
+            add_environment(&mut entry, &variable);
             caches.options.imports.push(entry);
         }
         for text in to {
@@ -52,6 +65,7 @@ impl Caches {
             if entry.r#type == "local" {
                 caches.export(text, &mut entry)?;
             }
+            add_environment(&mut entry, &variable);
             caches.options.exports.push(entry);
         }
         Ok(caches)
@@ -167,6 +181,36 @@ impl LocalExport {
     }
 }
 
+/// Adds what a service's own tools take from the environment, where the user did not write it: keys should not have to
+/// stand on a command line.
+fn add_environment(entry: &mut CacheOptionsEntry, variable: &dyn Fn(&str) -> Option<String>) {
+    let has =
+        |entry: &CacheOptionsEntry, names: &[&str]| names.iter().any(|name| entry.attrs.contains_key(*name));
+    let wanted: &[(&str, &str)] = match entry.r#type.as_str() {
+        "s3" if has(entry, &["access_key_id", "secret_access_key"]) => &S3_VARIABLES[..2],
+        "s3" => &S3_VARIABLES,
+        "gha"
+            if variable("ACTIONS_CACHE_SERVICE_V2")
+                .is_some_and(|value| !matches!(&*value, "0" | "false")) =>
+        {
+            &GHA_VARIABLES
+        }
+        "gha" => &GHA_VARIABLES[..2],
+        _ => return,
+    };
+    for (name, from) in wanted {
+        if !entry.attrs.contains_key(*name)
+            && let Some(value) = variable(from)
+        {
+            entry.attrs.insert((*name).to_owned(), value);
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// `type=…,key=value`, or the name of an image.
 fn entry(flag: &str, text: &str) -> Result<CacheOptionsEntry, CommandError> {
     let fields = spec::csv(text)?;
@@ -183,9 +227,9 @@ fn entry(flag: &str, text: &str) -> Result<CacheOptionsEntry, CommandError> {
         attrs.insert(name.trim().to_lowercase(), value.to_owned());
     }
     match attrs.remove("type") {
-        Some(kind) if matches!(kind.as_str(), "registry" | "local" | "inline") => Ok(made(&kind, attrs)),
+        Some(kind) if TYPES.contains(&kind.as_str()) => Ok(made(&kind, attrs)),
         Some(kind) => Err(CommandError::usage(format!("{flag} {text}: unknown type `{kind}`"))
-            .hint("types are registry, local, inline")),
+            .hint(format!("types are {}", TYPES.join(", ")))),
         None => Err(CommandError::usage(format!("{flag} {text}: type is missing"))),
     }
 }
@@ -238,6 +282,25 @@ mod tests {
         for bad in ["type=ftp,ref=x", "ref=x", "a,b", "type=local", "type=local,dest=x,reset=maybe"] {
             assert!(Caches::parse(&[], &[bad.into()]).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn keys_come_from_the_environment_together_or_not_at_all() {
+        let variable = |name: &str| Some(format!("${name}"));
+        let mut bare = entry("--cache-to", "type=s3,bucket=b").unwrap();
+        add_environment(&mut bare, &variable);
+        assert_eq!(bare.attrs["bucket"], "b");
+        assert_eq!(bare.attrs["secret_access_key"], "$AWS_SECRET_ACCESS_KEY");
+        let mut keyed = entry("--cache-to", "type=s3,access_key_id=a,secret_access_key=s").unwrap();
+        add_environment(&mut keyed, &variable);
+        assert_eq!(keyed.attrs["region"], "$AWS_REGION");
+        assert!(!keyed.attrs.contains_key("session_token"));
+        let mut run = entry("--cache-to", "type=gha,scope=s").unwrap();
+        add_environment(&mut run, &variable);
+        assert_eq!(
+            (&*run.attrs["token"], &*run.attrs["url_v2"]),
+            ("$ACTIONS_RUNTIME_TOKEN", "$ACTIONS_RESULTS_URL")
+        );
     }
 
     #[test]

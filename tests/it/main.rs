@@ -21,6 +21,8 @@ mod c2_changes;
 mod c3_concurrency;
 mod c5_kill;
 mod c6_cache_transport;
+mod c6_gha;
+mod c6_s3;
 mod c7_disk;
 mod c8_explain;
 mod d1_outputs;

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc, clippy::print_stderr)]
 
 mod daemon;
+mod gha;
 mod git;
 mod http;
 mod images;
@@ -15,10 +16,12 @@ mod output;
 mod registry;
 mod relay;
 mod running;
+mod s3;
 mod space;
 mod ssh;
 
 pub use daemon::{DaemonOptions, TestDaemon};
+pub use gha::TestGha;
 pub use git::{GitServerOptions, Request, TestGit, TestRepo};
 pub use http::{Page, TestHttp};
 pub use images::{ImageSpec, add_program, busybox_root, debian_files, debian_root, push_image};
@@ -26,5 +29,6 @@ pub use output::TestOutput;
 pub use registry::{TestRegistry, registry};
 pub use relay::Relay;
 pub use running::{Running, processes, wait_until};
+pub use s3::TestS3;
 pub use space::{TestSpace, binary, own_binary, run, run_in};
 pub use ssh::TestSsh;

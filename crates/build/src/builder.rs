@@ -140,6 +140,7 @@ pub struct Builder {
     /// A build ended: there may be something to collect.
     pub(crate) build_ended: Notify,
     worker_id: String,
+    http: rbuild_cache::Http,
 }
 
 impl Builder {
@@ -192,6 +193,7 @@ impl Builder {
             gc: options.gc,
             build_ended: Notify::new(),
             worker_id: worker_id(&store),
+            http: rbuild_cache::Http::default(),
             store,
         })
     }
@@ -256,7 +258,7 @@ impl Builder {
     /// Caches elsewhere.
     pub(crate) fn caches(&self) -> Caches {
         let (registry, sessions) = (self.exporters.registry.clone(), self.sessions.clone());
-        Caches { store: self.store.clone(), registry, sessions }
+        Caches { store: self.store.clone(), registry, sessions, http: self.http.clone() }
     }
 
     /// Clients' sessions.

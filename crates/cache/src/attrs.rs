@@ -1,12 +1,21 @@
 //! Attributes of caches, as `--cache-to` and `--cache-from` carry them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rbuild_digest::Digest;
 use rbuild_oci::{Compression, CompressionOptions, ImageRef};
 
 use crate::error::{CacheError, Result};
 use crate::export::Mode;
+
+/// Attributes whose values must not be kept, shown or logged.
+const SECRETS: [&str; 5] = ["access_key_id", "secret_access_key", "session_token", "token", "ghtoken"];
+
+/// Whether the value of this attribute of a cache is nobody's business.
+pub fn is_secret(attribute: &str) -> bool {
+    SECRETS.contains(&attribute)
+}
 
 /// Attributes of one cache; each is taken once, and what is left over at the end is an error.
 #[derive(Debug)]
@@ -89,13 +98,48 @@ impl Attrs {
 
     /// What an import may be given although it says something about exports only: users copy one into the other.
     pub(crate) fn drop_export_attributes(&mut self) {
-        for name in ["mode", "compression", "compression-level", "force-compression"] {
-            self.left.remove(name);
-        }
-        for name in ["oci-mediatypes", "image-manifest", "ignore-error"] {
-            self.left.remove(name);
+        self.ignore(&["mode", "compression", "compression-level", "force-compression"]);
+        self.ignore(&["oci-mediatypes", "image-manifest", "ignore-error"]);
+    }
+
+    pub(crate) fn ignore(&mut self, names: &[&str]) {
+        for name in names {
+            self.left.remove(*name);
         }
     }
+
+    /// A length of time as Go writes it, such as `24h` or `1h30m`.
+    pub(crate) fn duration(&mut self, name: &str) -> Result<Option<Duration>> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        let found = go_duration(&text);
+        found.map(Some).ok_or_else(|| self.bad(name, &text, "expected a time such as 24h or 90m"))
+    }
+}
+
+fn go_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut total = 0.0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        let unit =
+            rest[end..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |at| end + at);
+        total += number
+            * match &rest[end..unit] {
+                "ns" => 1e-9,
+                "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
+                "ms" => 1e-3,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    (!text.is_empty()).then(|| Duration::try_from_secs_f64(total).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -105,6 +149,18 @@ mod tests {
     fn attrs(pairs: &[(&str, &str)]) -> Attrs {
         let map = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Attrs::new("registry", &map)
+    }
+
+    #[test]
+    fn times_are_read_as_go_writes_them() {
+        for (text, ms) in
+            [("24h", 86_400_000), ("1h30m", 5_400_000), ("1.5s", 1500), ("300ms", 300), ("0", 0)]
+        {
+            assert_eq!(go_duration(text), Some(Duration::from_millis(ms)), "{text}");
+        }
+        for bad in ["", "5", "h", "1d", "-1h", "1h-", "99999999999999999999999h", "."] {
+            assert_eq!(go_duration(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -4,28 +4,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::StreamExt as _;
 use rbuild_digest::Digest;
-use rbuild_oci::{CompressionOptions, Descriptor, ImageRef, Index, Manifest, media};
+use rbuild_oci::{ImageRef, Provider};
 use rbuild_progress::Reporter;
 use rbuild_registry::{Credentials, Registry, RepoOptions};
 use rbuild_session::{Session, SessionGroup, SessionManager};
-use rbuild_store::{LayerBlob, LayerProgress, Ref, Store};
+use rbuild_store::Store;
 
 use crate::attrs::Attrs;
-use crate::backend::{ClientDir, InMemory, Place, RegistryPlace};
+use crate::backend::http::Http;
+use crate::backend::{
+    ClientDir, GhaOptions, GhaPlace, Place, RegistryPlace, S3Options, S3Place, WhileConnected,
+};
 use crate::error::{CacheError, Result};
-use crate::export::{self, Collected, Known, Mode};
-use crate::progress::LayerStatus;
 use crate::remote::RemoteCache;
 
-/// Blobs on their way at once.
-const PARALLEL: usize = 4;
 /// How long an export waits for the client that is to take it. Source: protocol notes, "The session".
 const SESSION_WAIT: Duration = Duration::from_secs(5);
-/// What a build's answer calls the descriptor of an exported cache.
-const MANIFEST_KEY: &str = "cache.manifest";
 
 /// What caches elsewhere need from the daemon.
 #[derive(Debug, Clone)]
@@ -36,6 +31,8 @@ pub struct Caches {
     pub registry: Arc<Registry>,
     /// Clients.
     pub sessions: Arc<SessionManager>,
+    /// Object stores.
+    pub http: Http,
 }
 
 /// On whose behalf a cache is read or written.
@@ -55,8 +52,27 @@ pub struct CacheImport {
 
 #[derive(Debug)]
 enum Source {
-    Registry { shown: String, name: ImageRef, insecure: bool },
+    Registry(RegistryAddress),
     Local { store: String, digest: Digest },
+    S3(Box<S3Options>),
+    Gha(Box<GhaOptions>),
+}
+
+/// A name in a registry.
+#[derive(Debug, Clone)]
+pub(crate) struct RegistryAddress {
+    /// As the user wrote it.
+    shown: String,
+    name: ImageRef,
+    insecure: bool,
+}
+
+impl RegistryAddress {
+    pub(crate) fn take(attrs: &mut Attrs) -> Result<Self> {
+        let insecure = attrs.flag("registry.insecure", false)?;
+        let (shown, name) = attrs.reference()?;
+        Ok(Self { shown, name, insecure })
+    }
 }
 
 impl CacheImport {
@@ -65,11 +81,12 @@ impl CacheImport {
         let mut attrs = Attrs::new(kind, attrs);
         attrs.drop_export_attributes();
         let from = match kind {
-            "registry" => {
-                let insecure = attrs.flag("registry.insecure", false)?;
-                let (shown, name) = attrs.reference()?;
-                Source::Registry { shown, name, insecure }
+            "registry" => Source::Registry(RegistryAddress::take(&mut attrs)?),
+            "s3" => {
+                attrs.ignore(&S3Options::FOR_EXPORTS);
+                Source::S3(Box::new(S3Options::take(&mut attrs)?))
             }
+            "gha" => Source::Gha(Box::new(GhaOptions::take(&mut attrs)?)),
             "local" => {
                 let src = attrs.take("src").ok_or(CacheError::Missing { kind: "local", name: "src" })?;
                 attrs.take("tag");
@@ -87,8 +104,10 @@ impl CacheImport {
     /// What the import's step is called.
     pub fn step_name(&self) -> String {
         let name = match &self.from {
-            Source::Registry { shown, .. } => shown.clone(),
+            Source::Registry(address) => address.shown.clone(),
             Source::Local { digest, .. } => format!("local:{}", digest.short()),
+            Source::S3(options) => options.shown(),
+            Source::Gha(options) => options.shown(),
         };
         format!("importing cache manifest from {name}")
     }
@@ -105,33 +124,39 @@ impl Caches {
     pub fn import(&self, import: CacheImport, client: &Client, reporter: Reporter) -> Arc<RemoteCache> {
         let (caches, client) = (self.clone(), client.clone());
         let place = async move {
-            match import.from {
-                Source::Registry { shown, name, insecure } => caches.registry(&client, shown, name, insecure),
+            let place: Arc<dyn Place> = match import.from {
+                Source::Registry(address) => caches.registry(&client, &address)?,
+                Source::S3(options) => caches.s3(*options),
+                Source::Gha(options) => caches.gha(*options),
                 Source::Local { store, digest } => {
                     let session = caches.session(&client, rbuild_session::names::CONTENT_READ).await?;
-                    let place: Arc<dyn Place> =
-                        Arc::new(ClientDir::new(store.clone(), session, store, Some(digest)));
-                    Ok(place)
+                    Arc::new(ClientDir::new(store.clone(), session, store, Some(digest)))
                 }
-            }
+            };
+            let sessions = caches.sessions.clone();
+            let provider = WhileConnected { inner: place.provider(), sessions, group: client.sessions };
+            let provider: Arc<dyn Provider> = Arc::new(provider);
+            Ok((place, provider))
         };
         RemoteCache::start(self.store.clone(), place, reporter)
     }
 
-    fn registry(
-        &self,
-        client: &Client,
-        shown: String,
-        name: ImageRef,
-        insecure: bool,
-    ) -> Result<Arc<dyn Place>> {
+    pub(crate) fn registry(&self, client: &Client, address: &RegistryAddress) -> Result<Arc<dyn Place>> {
+        let RegistryAddress { shown, name, insecure } = address.clone();
         let options = RepoOptions { insecure };
         let repository = self.registry.repository(&name, client.credentials.clone(), options)?;
-        let sessions = (self.sessions.clone(), client.sessions.clone());
-        Ok(Arc::new(RegistryPlace::new(shown, name, repository, sessions)))
+        Ok(Arc::new(RegistryPlace::new(shown, name, repository)))
     }
 
-    async fn session(&self, client: &Client, method: &'static str) -> Result<Session> {
+    pub(crate) fn s3(&self, options: S3Options) -> Arc<dyn Place> {
+        Arc::new(S3Place::new(self.http.clone(), options))
+    }
+
+    pub(crate) fn gha(&self, options: GhaOptions) -> Arc<dyn Place> {
+        Arc::new(GhaPlace::new(self.http.clone(), options))
+    }
+
+    pub(crate) async fn session(&self, client: &Client, method: &'static str) -> Result<Session> {
         let any = self.sessions.any_with(&client.sessions, method);
         match tokio::time::timeout(SESSION_WAIT, any).await {
             Ok(session) => Ok(session?),
@@ -140,203 +165,4 @@ impl Caches {
             }
         }
     }
-}
-
-/// A cache to export to, whose attributes make sense.
-#[derive(Debug)]
-pub struct CacheExport {
-    to: To,
-    mode: Mode,
-    compression: CompressionOptions,
-    force: bool,
-    oci_types: bool,
-    as_image: bool,
-    ignore_error: bool,
-}
-
-#[derive(Debug)]
-enum To {
-    Registry { shown: String, name: ImageRef, insecure: bool },
-    Local { store: String },
-    Inline,
-}
-
-impl CacheExport {
-    /// Errors: unknown types and attributes, values that make no sense.
-    pub fn parse(kind: &str, attrs: &BTreeMap<String, String>) -> Result<Self, CacheError> {
-        let mut attrs = Attrs::new(kind, attrs);
-        let to = match kind {
-            "registry" => {
-                let insecure = attrs.flag("registry.insecure", false)?;
-                let (shown, name) = attrs.reference()?;
-                To::Registry { shown, name, insecure }
-            }
-            "local" => {
-                let dest = attrs.take("dest").ok_or(CacheError::Missing { kind: "local", name: "dest" })?;
-                // The client's own: which tag its index gets.
-                attrs.take("tag");
-                To::Local { store: format!("local:{dest}") }
-            }
-            "inline" => To::Inline,
-            other => {
-                return Err(CacheError::UnknownType { direction: "exporter", kind: other.to_owned() });
-            }
-        };
-        let oci_types = attrs.flag("oci-mediatypes", true)?;
-        let as_image = attrs.flag("image-manifest", oci_types)?;
-        if as_image && !oci_types {
-            let expected = "an image manifest has OCI media types";
-            return Err(attrs.bad("image-manifest", "true", expected));
-        }
-        let (compression, force) = attrs.compression()?;
-        let mode = attrs.mode()?;
-        let ignore_error = attrs.flag("ignore-error", false)?;
-        attrs.finish()?;
-        Ok(Self { to, mode, compression, force, oci_types, as_image, ignore_error })
-    }
-
-    /// Whether the cache goes into the exported image.
-    pub fn is_inline(&self) -> bool {
-        matches!(self.to, To::Inline)
-    }
-
-    /// Whether a failure is not the build's.
-    pub fn ignores_errors(&self) -> bool {
-        self.ignore_error
-    }
-
-    /// What the export's step is called.
-    pub fn step_name(&self) -> &'static str {
-        match self.to {
-            To::Registry { .. } => "exporting cache to registry",
-            To::Local { .. } => "exporting cache to client directory",
-            To::Inline => "preparing layers for inline cache",
-        }
-    }
-
-    /// Exports what is known of a build. Gives back what the client is told.
-    ///
-    /// Blobs that the target has are not sent again. Cancel: by drop; what was sent stays, and the address goes on leading
-    /// to what it did.
-    pub async fn run(
-        &self,
-        caches: &Caches,
-        client: &Client,
-        known: &Known,
-        reporter: &Reporter,
-    ) -> Result<BTreeMap<String, String>, CacheError> {
-        let place: Arc<dyn Place> = match &self.to {
-            To::Inline => return Ok(BTreeMap::new()),
-            To::Registry { shown, name, insecure } => {
-                caches.registry(client, shown.clone(), name.clone(), *insecure)?
-            }
-            To::Local { store } => {
-                let session = caches.session(client, rbuild_session::names::CONTENT_WRITE).await?;
-                Arc::new(ClientDir::new(store.clone(), session, store.clone(), None))
-            }
-        };
-        let preparing = reporter.status("preparing build cache for export", "");
-        let progress: Arc<dyn LayerProgress> = Arc::new(LayerStatus::new(reporter.clone()));
-        let compression = (&self.compression, self.force);
-        let collected = export::collect(known, self.mode, compression, Some(progress)).await?;
-        preparing.done();
-        let sending = reporter.status("sending cache export", "");
-        let desc = self.send(caches, &*place, &collected, reporter).await?;
-        sending.done();
-        let text = serde_json::to_string(&desc)?;
-        Ok(BTreeMap::from([(MANIFEST_KEY.to_owned(), text)]))
-    }
-
-    async fn send(
-        &self,
-        caches: &Caches,
-        place: &dyn Place,
-        collected: &Collected,
-        reporter: &Reporter,
-    ) -> Result<Descriptor> {
-        let mut blobs: Vec<&(LayerBlob, Ref)> = collected.blobs.iter().collect();
-        let mut seen = std::collections::HashSet::new();
-        blobs.retain(|(blob, _)| seen.insert(blob.desc.digest));
-        let sends = blobs.iter().map(|(blob, reference)| send_blob(caches, place, blob, reference, reporter));
-        let sends: Vec<_> = sends.collect();
-        let mut sends = futures::stream::iter(sends).buffer_unordered(PARALLEL);
-        while let Some(sent) = sends.next().await {
-            sent?;
-        }
-        drop(sends);
-        let config = Bytes::from(serde_json::to_vec(&collected.config)?);
-        let config_desc = Descriptor::of(media::BUILDKIT_CACHE_CONFIG, &config);
-        let status = reporter.status(&format!("writing config {}", config_desc.digest), "");
-        place.put(&config_desc, &InMemory(config), None).await?;
-        status.done();
-        let layers = blobs.iter().map(|(blob, _)| {
-            let mut desc = blob.desc.clone();
-            desc.media_type = match self.oci_types {
-                true => media::to_oci(&desc.media_type).to_owned(),
-                false => media::to_docker(&desc.media_type).to_owned(),
-            };
-            desc
-        });
-        let (manifest, media_type) = self.manifest(layers.collect(), config_desc)?;
-        let manifest = Bytes::from(manifest);
-        let desc = Descriptor::of(media_type, &manifest);
-        let kind = if self.as_image { "cache image manifest" } else { "cache manifest" };
-        let status = reporter.status(&format!("writing {kind} {}", desc.digest), "");
-        place.publish(&desc, manifest).await?;
-        status.done();
-        Ok(desc)
-    }
-
-    fn manifest(&self, mut layers: Vec<Descriptor>, config: Descriptor) -> Result<(Vec<u8>, &'static str)> {
-        if self.as_image {
-            let manifest = Manifest {
-                schema_version: 2,
-                media_type: media::OCI_MANIFEST.into(),
-                artifact_type: None,
-                config,
-                layers,
-                subject: None,
-                annotations: BTreeMap::new(),
-            };
-            return Ok((rbuild_oci::json::to_vec(&manifest)?, media::OCI_MANIFEST));
-        }
-        let media_type = if self.oci_types { media::OCI_INDEX } else { media::DOCKER_INDEX };
-        layers.push(config);
-        let index = Index {
-            schema_version: 2,
-            media_type: media_type.into(),
-            artifact_type: None,
-            manifests: layers,
-            subject: None,
-            annotations: BTreeMap::new(),
-        };
-        Ok((rbuild_oci::json::to_vec(&index)?, media_type))
-    }
-}
-
-async fn send_blob(
-    caches: &Caches,
-    place: &dyn Place,
-    blob: &LayerBlob,
-    reference: &Ref,
-    reporter: &Reporter,
-) -> Result<()> {
-    let status = Arc::new(reporter.status(&format!("writing layer {}", blob.desc.digest), ""));
-    if !blob.is_local {
-        // Where it came from may be where it goes.
-        if place.has(&blob.desc).await? {
-            return Ok(());
-        }
-        reference.fetch_blob(blob, None).await?;
-    }
-    let (counter, total) = (status.clone(), blob.desc.size);
-    let sent = Arc::new(move |bytes| counter.set(bytes, total));
-    place.put(&blob.desc, caches.store.content(), Some(sent)).await?;
-    status.done();
-    Ok(())
-}
-
-/// The value of [`crate::INLINE_KEY`] in the config of an image whose layers are `layers`, before it is encoded.
-pub async fn inline(known: &Known, reference: &Ref, layers: &[LayerBlob]) -> Result<Vec<u8>, CacheError> {
-    export::inline(known, reference, layers).await
 }

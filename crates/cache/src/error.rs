@@ -3,6 +3,8 @@ use rbuild_registry::RegistryError;
 use rbuild_session::SessionError;
 use rbuild_store::StoreError;
 
+use crate::backend::http::ObjectError;
+
 /// A cache could not be imported or exported.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
@@ -45,6 +47,9 @@ pub enum CacheError {
     /// A registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// An object store.
+    #[error(transparent)]
+    Objects(#[from] ObjectError),
     /// A client.
     #[error(transparent)]
     Session(#[from] SessionError),
@@ -80,6 +85,12 @@ pub enum CacheError {
         what: String,
         /// How long it was waited for.
         seconds: u64,
+    },
+    /// Others were quicker.
+    #[error("{what}: others write to it all the time")]
+    Contended {
+        /// The address.
+        what: String,
     },
     /// A document that cannot be written.
     #[error("writing the cache's document: {0}")]

@@ -22,10 +22,14 @@ mod load;
 mod local;
 mod progress;
 mod remote;
+mod target;
 
-pub use caches::{CacheExport, CacheImport, Caches, Client, import_step_name, inline};
+pub use attrs::is_secret;
+pub use backend::http::{Http, ObjectError};
+pub use caches::{CacheImport, Caches, Client, import_step_name};
 pub use error::CacheError;
 pub use export::{Known, Mode, Solution};
 pub use format::INLINE_KEY;
 pub use local::LocalCache;
 pub use remote::RemoteCache;
+pub use target::{CacheExport, inline};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rbuild_oci::{Descriptor, ImageConfig, Index as ManifestIndex, Manifest, media};
 use serde::Deserialize;
 
-use crate::backend::Place;
+use crate::backend::{Address, Documents, Manifests, Place};
 use crate::error::{CacheError, Result};
 use crate::format::{INLINE_KEY, Part};
 use crate::index::Index;
@@ -26,13 +26,9 @@ const MAX_IMAGES: usize = 64;
 
 /// Fetches and reads all documents that the address of `place` leads to.
 pub(crate) async fn load(place: &dyn Place) -> Result<Index> {
-    let root = tokio::time::timeout(ROOT_TIMEOUT, place.root()).await;
-    let seconds = ROOT_TIMEOUT.as_secs();
-    let root = root.map_err(|_| CacheError::Slow { what: place.name().to_owned(), seconds })??;
-    let bytes = place.manifest(&root).await?;
-    let parts = match media::is_index(&root.media_type) {
-        true => of_index(place, &root, &bytes).await?,
-        false => of_manifest(place, &root, &bytes).await?.into_iter().collect(),
+    let parts = match place.address() {
+        Address::Manifests(manifests) => of_root(place, manifests).await?,
+        Address::Documents(documents) => of_documents(place, documents).await?,
     };
     if parts.is_empty() {
         return Err(CacheError::NoCache { what: place.name().to_owned() });
@@ -45,12 +41,39 @@ pub(crate) async fn load(place: &dyn Place) -> Result<Index> {
     index.await.map_err(|_| CacheError::Interrupted)
 }
 
+async fn of_root(place: &dyn Place, manifests: &dyn Manifests) -> Result<Vec<Part>> {
+    let root = tokio::time::timeout(ROOT_TIMEOUT, manifests.root()).await;
+    let root = root.map_err(|_| slow(place, ROOT_TIMEOUT))??;
+    let bytes = manifests.manifest(&root).await?;
+    match media::is_index(&root.media_type) {
+        true => of_index(manifests, &root, &bytes).await,
+        false => Ok(of_manifest(manifests, &root, &bytes).await?.into_iter().collect()),
+    }
+}
+
+/// Documents that say themselves what a manifest would.
+async fn of_documents(place: &dyn Place, documents: &dyn Documents) -> Result<Vec<Part>> {
+    let limit = documents.patience().unwrap_or(ROOT_TIMEOUT);
+    let read = tokio::time::timeout(limit, documents.read(MAX_DOCUMENT)).await;
+    let read = read.map_err(|_| slow(place, limit))??;
+    let parse = move || {
+        let parts = read.iter().map(|document| serde_json::from_slice(document));
+        parts.map(|config| config.map(|config| Part { config, ..Part::default() })).collect::<Result<_, _>>()
+    };
+    let parts = tokio::task::spawn_blocking(parse).await.map_err(|_| CacheError::Interrupted)?;
+    parts.map_err(|error: serde_json::Error| CacheError::Document(error))
+}
+
+fn slow(place: &dyn Place, limit: Duration) -> CacheError {
+    CacheError::Slow { what: place.name().to_owned(), seconds: limit.as_secs() }
+}
+
 fn damaged(desc: &Descriptor) -> impl Fn(String) -> CacheError {
     let digest = desc.digest;
     move |reason| CacheError::Damaged { digest, reason }
 }
 
-async fn of_index(place: &dyn Place, root: &Descriptor, bytes: &[u8]) -> Result<Vec<Part>> {
+async fn of_index(place: &dyn Manifests, root: &Descriptor, bytes: &[u8]) -> Result<Vec<Part>> {
     let index = ManifestIndex::parse(bytes).map_err(|error| damaged(root)(error.to_string()))?;
     let document = index.manifests.iter().find(|entry| entry.media_type == media::BUILDKIT_CACHE_CONFIG);
     if let Some(document) = document {
@@ -66,7 +89,7 @@ async fn of_index(place: &dyn Place, root: &Descriptor, bytes: &[u8]) -> Result<
     Ok(parts)
 }
 
-async fn of_manifest(place: &dyn Place, desc: &Descriptor, bytes: &[u8]) -> Result<Option<Part>> {
+async fn of_manifest(place: &dyn Manifests, desc: &Descriptor, bytes: &[u8]) -> Result<Option<Part>> {
     let manifest = Manifest::parse(bytes).map_err(|error| damaged(desc)(error.to_string()))?;
     if manifest.config.media_type == media::BUILDKIT_CACHE_CONFIG {
         return Ok(Some(whole(place, &manifest.config, manifest.layers.iter()).await?));
@@ -76,7 +99,7 @@ async fn of_manifest(place: &dyn Place, desc: &Descriptor, bytes: &[u8]) -> Resu
 
 /// A document of its own.
 async fn whole(
-    place: &dyn Place,
+    place: &dyn Manifests,
     document: &Descriptor,
     blobs: impl Iterator<Item = &Descriptor>,
 ) -> Result<Part> {
@@ -91,7 +114,7 @@ async fn whole(
 }
 
 /// The document in an image's config, if there is one.
-async fn inline(place: &dyn Place, manifest: &Manifest) -> Result<Option<Part>> {
+async fn inline(place: &dyn Manifests, manifest: &Manifest) -> Result<Option<Part>> {
     #[derive(Deserialize)]
     struct Inline {
         #[serde(rename = "moby.buildkit.cache.v0")]

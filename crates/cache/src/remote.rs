@@ -83,7 +83,7 @@ impl RemoteCache {
     /// Starts importing. `reporter` is the step that the user sees; a failure is told there and nowhere else.
     pub(crate) fn start<F>(store: Store, place: F, reporter: Reporter) -> Arc<Self>
     where
-        F: Future<Output = Result<Arc<dyn Place>>> + Send + 'static,
+        F: Future<Output = Result<(Arc<dyn Place>, Arc<dyn Provider>)>> + Send + 'static,
     {
         let (sender, state) = watch::channel(Import::Running);
         let work = import(store.clone(), place, reporter, sender);
@@ -233,18 +233,17 @@ impl Drop for Step {
 /// Fetches the documents and tells how that went.
 async fn import<F>(store: Store, place: F, reporter: Reporter, sender: watch::Sender<Import>)
 where
-    F: Future<Output = Result<Arc<dyn Place>>>,
+    F: Future<Output = Result<(Arc<dyn Place>, Arc<dyn Provider>)>>,
 {
     reporter.started();
     let step = Step(Some(reporter));
     let read = async {
-        let place = place.await?;
+        let (place, provider) = place.await?;
         let index = load::load(&*place).await?;
-        Ok::<_, CacheError>((place, index))
+        Ok::<_, CacheError>((place, provider, index))
     };
     let result = match read.await {
-        Ok((place, index)) => {
-            let provider = place.provider();
+        Ok((place, provider, index)) => {
             store.offer(index.blobs(), &provider);
             if index.broken() > 0 {
                 let text =

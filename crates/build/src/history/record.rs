@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::explain::Explained;
 use crate::request::{BuildRequest, ExporterSpec, What};
 
+/// The option in which clients list the caches to import, for the frontend.
+const CACHE_IMPORTS: &str = "cache-imports";
+
 /// What is kept of a build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryRecord {
@@ -77,7 +80,7 @@ impl HistoryRecord {
         Self {
             id: request.id.clone(),
             frontend,
-            options: options.into_iter().map(|(name, value)| (name, without_password(&value))).collect(),
+            options: options.into_iter().map(kept).collect(),
             exporters: request.exporters.clone(),
             created_ms: now_ms(),
             completed_ms: None,
@@ -127,6 +130,24 @@ pub(super) fn now_ms() -> i64 {
     since.ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }
 
+/// An option as it is kept: without what nobody but the builder should know.
+fn kept((name, value): (String, String)) -> (String, String) {
+    let value = if name == CACHE_IMPORTS { without_keys(&value) } else { value };
+    (name, without_password(&value))
+}
+
+/// The list of caches to import without keys and tokens; nothing at all if it is no such list.
+fn without_keys(value: &str) -> String {
+    let Ok(mut list) = serde_json::from_str::<serde_json::Value>(value) else { return String::new() };
+    let entries = list.as_array_mut().into_iter().flatten();
+    for attrs in entries.filter_map(|entry| entry.get_mut("Attrs")?.as_object_mut()) {
+        for (_, value) in attrs.iter_mut().filter(|(name, _)| rbuild_cache::is_secret(name)) {
+            *value = "xxxxx".into();
+        }
+    }
+    list.to_string()
+}
+
 /// A value with `user:password@` of a URL taken out, as credentials must not be kept.
 fn without_password(value: &str) -> String {
     let mut out = String::new();
@@ -150,6 +171,15 @@ fn without_password(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_caches_are_not_kept() {
+        let list =
+            r#"[{"Attrs":{"bucket":"b","secret_access_key":"hush","session_token":"hush"},"Type":"s3"}]"#;
+        let (_, text) = kept((CACHE_IMPORTS.into(), list.into()));
+        assert!(text.contains(r#""bucket":"b""#) && !text.contains("hush"), "{text}");
+        assert_eq!(kept((CACHE_IMPORTS.into(), "hush".into())).1, "");
+    }
 
     #[test]
     fn passwords_in_urls_are_not_kept() {

@@ -9,7 +9,7 @@ use rbuild_digest::Digest;
 use rbuild_oci::{ByteStream, Descriptor, Provider, media};
 use rbuild_session::{BlobTarget, Session};
 
-use super::{InMemory, Place, Sent};
+use super::{Address, InMemory, Manifests, Place, Sent};
 use crate::error::{CacheError, Result};
 
 /// Largest manifest that is read: as for registries.
@@ -38,6 +38,36 @@ impl Place for ClientDir {
         &self.shown
     }
 
+    fn address(&self) -> Address<'_> {
+        Address::Manifests(self)
+    }
+
+    async fn has(&self, desc: &Descriptor) -> Result<bool> {
+        Ok(self.session.blob_size(&self.store, &desc.digest.to_string()).await?.is_some())
+    }
+
+    fn provider(&self) -> Arc<dyn Provider> {
+        Arc::new(self.clone())
+    }
+
+    async fn put(&self, desc: &Descriptor, bytes: &dyn Provider, sent: Option<Sent>) -> Result<()> {
+        let digest = desc.digest.to_string();
+        let target = BlobTarget { store: &self.store, digest: &digest, size: desc.size };
+        let stream = bytes.open(desc, 0).await;
+        let stream = stream.map_err(|source| CacheError::Read { digest: desc.digest, source })?;
+        let mut total = 0;
+        let counted = stream.inspect(move |piece| {
+            if let (Ok(piece), Some(sent)) = (piece, &sent) {
+                total += piece.len() as u64;
+                sent(total);
+            }
+        });
+        Ok(self.session.put_blob(target, counted).await?)
+    }
+}
+
+#[async_trait]
+impl Manifests for ClientDir {
     async fn root(&self) -> Result<Descriptor> {
         let nothing = || CacheError::NoCache { what: self.shown.clone() };
         let digest = self.root.ok_or_else(nothing)?;
@@ -72,29 +102,6 @@ impl Place for ClientDir {
             found if found == digest => Ok(bytes),
             found => Err(damaged(format!("its digest is {found}"))),
         }
-    }
-
-    async fn has(&self, desc: &Descriptor) -> Result<bool> {
-        Ok(self.session.blob_size(&self.store, &desc.digest.to_string()).await?.is_some())
-    }
-
-    fn provider(&self) -> Arc<dyn Provider> {
-        Arc::new(self.clone())
-    }
-
-    async fn put(&self, desc: &Descriptor, bytes: &dyn Provider, sent: Option<Sent>) -> Result<()> {
-        let digest = desc.digest.to_string();
-        let target = BlobTarget { store: &self.store, digest: &digest, size: desc.size };
-        let stream = bytes.open(desc, 0).await;
-        let stream = stream.map_err(|source| CacheError::Read { digest: desc.digest, source })?;
-        let mut total = 0;
-        let counted = stream.inspect(move |piece| {
-            if let (Ok(piece), Some(sent)) = (piece, &sent) {
-                total += piece.len() as u64;
-                sent(total);
-            }
-        });
-        Ok(self.session.put_blob(target, counted).await?)
     }
 
     async fn publish(&self, desc: &Descriptor, manifest: Bytes) -> Result<()> {

@@ -1,28 +1,60 @@
 //! Places where caches are kept. A [`Place`] is one address, for reading and for writing.
 
 mod client;
+mod connected;
+mod gha;
+pub(crate) mod http;
 mod registry;
+mod s3;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use rbuild_oci::{Descriptor, Provider};
 
 pub(crate) use client::ClientDir;
+pub(crate) use connected::WhileConnected;
+pub(crate) use gha::{GhaOptions, GhaPlace};
 pub(crate) use registry::RegistryPlace;
+pub(crate) use s3::{S3Options, S3Place};
 
 use crate::error::Result;
 
 /// Told how many bytes of a blob have been sent.
 pub(crate) type Sent = Arc<dyn Fn(u64) + Send + Sync>;
 
-/// Where a cache is read from and written to. Blobs go by digest; one manifest names them all.
+/// Where a cache is read from and written to. Blobs go by digest; what names them all is behind [`Place::address`].
 #[async_trait]
 pub(crate) trait Place: Send + Sync + std::fmt::Debug {
     /// How people know it, for instance `docker.io/library/app:cache`.
     fn name(&self) -> &str;
 
+    /// What leads to the blobs.
+    fn address(&self) -> Address<'_>;
+
+    /// Whether a blob is there.
+    async fn has(&self, desc: &Descriptor) -> Result<bool>;
+
+    /// The blobs.
+    fn provider(&self) -> Arc<dyn Provider>;
+
+    /// Puts a blob there; one that is there is not sent again.
+    async fn put(&self, desc: &Descriptor, bytes: &dyn Provider, sent: Option<Sent>) -> Result<()>;
+}
+
+/// How a place names its blobs.
+pub(crate) enum Address<'a> {
+    /// By a manifest whose config is the cache document.
+    Manifests(&'a dyn Manifests),
+    /// By the cache document itself, which says of each layer what a manifest would.
+    Documents(&'a dyn Documents),
+}
+
+/// An address that leads to a manifest.
+#[async_trait]
+pub(crate) trait Manifests: Send + Sync {
     /// What the address leads to.
     async fn root(&self) -> Result<Descriptor>;
 
@@ -32,17 +64,23 @@ pub(crate) trait Place: Send + Sync + std::fmt::Debug {
     /// A blob of at most `limit` bytes, verified.
     async fn blob(&self, desc: &Descriptor, limit: u64) -> Result<Vec<u8>>;
 
-    /// Whether a blob is there.
-    async fn has(&self, desc: &Descriptor) -> Result<bool>;
-
-    /// The blobs, for as long as the build's client is there.
-    fn provider(&self) -> Arc<dyn Provider>;
-
-    /// Puts a blob there; one that is there is not sent again.
-    async fn put(&self, desc: &Descriptor, bytes: &dyn Provider, sent: Option<Sent>) -> Result<()>;
-
     /// Puts the manifest and lets the address lead to it.
     async fn publish(&self, desc: &Descriptor, manifest: Bytes) -> Result<()>;
+}
+
+/// An address that leads to cache documents.
+#[async_trait]
+pub(crate) trait Documents: Send + Sync {
+    /// How long reading may take, if its user said so.
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+
+    /// All that are there, each of at most `limit` bytes.
+    async fn read(&self, limit: u64) -> Result<Vec<Vec<u8>>>;
+
+    /// Lets the address lead to `document`.
+    async fn write(&self, document: Bytes) -> Result<()>;
 }
 
 /// A small blob in memory.

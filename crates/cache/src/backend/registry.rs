@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rbuild_oci::{ByteStream, Descriptor, ImageRef, Provider};
+use rbuild_oci::{Descriptor, ImageRef, Provider};
 use rbuild_registry::{Reference, RegistryProvider, Repository};
-use rbuild_session::{SessionGroup, SessionManager};
 
-use super::{Place, Sent};
+use super::{Address, Manifests, Place, Sent};
 use crate::error::Result;
 
 /// A tag.
@@ -21,16 +20,9 @@ pub(crate) struct RegistryPlace {
 }
 
 impl RegistryPlace {
-    /// `shown`: the address as the user wrote it. The blobs can be had as long as one of `sessions` lives: later
-    /// builds may have no right to them.
-    pub(crate) fn new(
-        shown: String,
-        name: ImageRef,
-        repository: Repository,
-        sessions: (Arc<SessionManager>, SessionGroup),
-    ) -> Self {
-        let inner = RegistryProvider::new(repository.clone());
-        let provider = Arc::new(WhileConnected { inner, sessions: sessions.0, group: sessions.1 });
+    /// `shown`: the address as the user wrote it.
+    pub(crate) fn new(shown: String, name: ImageRef, repository: Repository) -> Self {
+        let provider = Arc::new(RegistryProvider::new(repository.clone()));
         Self { shown, name, repository, provider }
     }
 }
@@ -41,17 +33,8 @@ impl Place for RegistryPlace {
         &self.shown
     }
 
-    async fn root(&self) -> Result<Descriptor> {
-        // Asked once: a cache that is not there at once is not worth waiting for.
-        Ok(self.repository.with_attempts(1).resolve(&self.name).await?)
-    }
-
-    async fn manifest(&self, desc: &Descriptor) -> Result<Vec<u8>> {
-        Ok(self.repository.manifest(desc).await?)
-    }
-
-    async fn blob(&self, desc: &Descriptor, limit: u64) -> Result<Vec<u8>> {
-        Ok(self.repository.small_blob(desc, limit).await?)
+    fn address(&self) -> Address<'_> {
+        Address::Manifests(self)
     }
 
     async fn has(&self, desc: &Descriptor) -> Result<bool> {
@@ -66,6 +49,22 @@ impl Place for RegistryPlace {
         self.repository.push_blob(desc, bytes, &[], sent).await?;
         Ok(())
     }
+}
+
+#[async_trait]
+impl Manifests for RegistryPlace {
+    async fn root(&self) -> Result<Descriptor> {
+        // Asked once: a cache that is not there at once is not worth waiting for.
+        Ok(self.repository.with_attempts(1).resolve(&self.name).await?)
+    }
+
+    async fn manifest(&self, desc: &Descriptor) -> Result<Vec<u8>> {
+        Ok(self.repository.manifest(desc).await?)
+    }
+
+    async fn blob(&self, desc: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+        Ok(self.repository.small_blob(desc, limit).await?)
+    }
 
     async fn publish(&self, desc: &Descriptor, manifest: Bytes) -> Result<()> {
         let reference = match self.name.tag() {
@@ -74,25 +73,5 @@ impl Place for RegistryPlace {
         };
         self.repository.push_manifest(&desc.media_type, &manifest, reference).await?;
         Ok(())
-    }
-}
-
-/// The registry's blobs, while a client of the build is connected. A build without any client has none to lose.
-#[derive(Debug)]
-struct WhileConnected {
-    inner: RegistryProvider,
-    sessions: Arc<SessionManager>,
-    group: SessionGroup,
-}
-
-#[async_trait]
-impl Provider for WhileConnected {
-    async fn open(&self, desc: &Descriptor, offset: u64) -> std::io::Result<ByteStream> {
-        self.inner.open(desc, offset).await
-    }
-
-    fn is_open(&self) -> bool {
-        let ids = self.group.ids();
-        ids.is_empty() || self.sessions.ids().iter().any(|id| ids.contains(id))
     }
 }
