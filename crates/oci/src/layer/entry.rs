@@ -109,14 +109,15 @@ impl LayerEntry {
     }
 }
 
-/// A name from an archive as a path relative to the root. `of`: the entry it belongs to, for the error.
-pub(super) fn clean_path(name: &[u8], of: &[u8]) -> Result<PathBuf, LayerError> {
+/// A name from an archive as a path relative to the root. `of`: the entry it belongs to, for the error. `stop`: `..` of
+/// the root is the root.
+pub(super) fn clean_path(name: &[u8], of: &[u8], stop: bool) -> Result<PathBuf, LayerError> {
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in name.split(|byte| *byte == b'/') {
         match part {
             b"" | b"." => {}
             b".." => {
-                if parts.pop().is_none() {
+                if parts.pop().is_none() && !stop {
                     return Err(LayerError::Escape { path: shown(of), target: shown(name) });
                 }
             }

@@ -21,6 +21,8 @@ pub struct LayerReader<R> {
     ended: bool,
     /// An archive that stops between entries, without end mark, is whole.
     end_mark_optional: bool,
+    /// See [`LayerReader::any_tar`].
+    any_tar: bool,
 }
 
 #[derive(Debug)]
@@ -79,7 +81,7 @@ impl<R: Read> LayerReader<R> {
     /// Reads the uncompressed tar `inner`.
     pub fn new(inner: R) -> Self {
         let source = Counted { inner, offset: 0 };
-        Self { source, data: Data::default(), ended: false, end_mark_optional: false }
+        Self { source, data: Data::default(), ended: false, end_mark_optional: false, any_tar: false }
     }
 
     /// Accepts an archive that stops between two entries without an end mark. For bytes whose length is known to
@@ -88,6 +90,13 @@ impl<R: Read> LayerReader<R> {
     pub fn end_mark_optional(mut self) -> Self {
         self.end_mark_optional = true;
         self
+    }
+
+    /// Accepts what tar programs accept: no end mark, no padding of the last entry, and names that climb above the root,
+    /// which they then stop at. For archives that are no layers.
+    #[must_use]
+    pub fn any_tar(self) -> Self {
+        Self { any_tar: true, ..self.end_mark_optional() }
     }
 
     /// Gives back what the archive was read from, standing behind the end mark if that was reached.
@@ -190,10 +199,11 @@ impl<R: Read> LayerReader<R> {
     }
 
     fn skip_data(&mut self) -> Result<(), LayerError> {
-        let rest = self.data.stored + std::mem::take(&mut self.data.padding);
+        let (stored, padding) = (self.data.stored, self.data.padding);
         self.data = Data::default();
-        let skipped = io::copy(&mut (&mut self.source).take(rest), &mut io::sink())?;
-        if skipped == rest { Ok(()) } else { Err(LayerError::Truncated { offset: self.source.offset }) }
+        let skipped = io::copy(&mut (&mut self.source).take(stored + padding), &mut io::sink())?;
+        let needed = if self.any_tar { stored } else { stored + padding };
+        if skipped >= needed { Ok(()) } else { Err(LayerError::Truncated { offset: self.source.offset }) }
     }
 
     fn entry(
@@ -208,7 +218,7 @@ impl<R: Read> LayerReader<R> {
         let link = extended.link.take().unwrap_or_else(|| until_nul(&header[157..257]).to_vec());
         let bad = |what| LayerError::entry(&name, what);
         let kind = kind_of(header[156], &name).ok_or_else(|| bad("unknown type of entry"))?;
-        let path = clean_path(&name, &name)?;
+        let path = clean_path(&name, &name, self.any_tar)?;
         let number = |range: std::ops::Range<usize>| numeric::parse(&header[range]);
         let id = |given: Option<i64>, range| {
             given
@@ -241,7 +251,7 @@ impl<R: Read> LayerReader<R> {
                     return Err(bad("symlink without a proper target"));
                 }
                 EntryKind::Symlink => PathBuf::from(OsString::from_vec(link)),
-                EntryKind::HardLink => clean_path(&link, &name)?,
+                EntryKind::HardLink => clean_path(&link, &name, self.any_tar)?,
                 _ => PathBuf::new(),
             },
             device: (device(329..337)?, device(337..345)?),

@@ -213,6 +213,21 @@ fn archives_cut_anywhere_are_errors() {
 }
 
 #[test]
+fn archives_that_are_no_layers_may_lack_their_last_zeros_and_climb_no_higher_than_the_root() {
+    let mut bytes = write(&[(file("a/b", b"abc"), &b"abc"[..])], Timestamps::Seconds);
+    bytes.truncate(BLOCK + 3);
+    assert!(read(&bytes).is_err());
+    let mut reader = LayerReader::new(&*bytes).any_tar();
+    assert_eq!(reader.next_entry().unwrap().unwrap().size, 3);
+    assert!(reader.next_entry().unwrap().is_none());
+    let mut reader = LayerReader::new(&bytes[..BLOCK + 2]).any_tar();
+    reader.next_entry().unwrap().unwrap();
+    assert!(reader.next_entry().is_err(), "a byte of the file is missing");
+    assert_eq!(entry::clean_path(b"../a/../../b", b"", true).unwrap(), Path::new("b"));
+    assert!(entry::clean_path(b"../b", b"", false).is_err());
+}
+
+#[test]
 fn paths_are_cleaned_and_never_climb() {
     for (name, path) in
         [("./", ""), ("/", ""), ("/etc//x/", "etc/x"), ("./a/./b", "a/b"), ("a/../b", "b"), ("..a", "..a")]

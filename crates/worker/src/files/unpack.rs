@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rbuild_oci::layer::{EntryKind, LayerEntry, LayerReader};
+use rbuild_oci::layer::{EntryKind, LayerEntry, LayerError, LayerReader};
 use rbuild_sys::{Root, makedev};
 use tokio_util::sync::CancellationToken;
 
@@ -61,8 +61,9 @@ pub(crate) fn unpack(from: &Root, source: &Path, to: &Root, request: &CopyReques
             FileError::Sys(error) if !error.is_no_space() => bad(format!("{}: {error}", shown(&entry.path))),
             other => other,
         })?;
-        if entry.kind == EntryKind::Directory {
-            times.push((entry.path, entry.mtime_ns));
+        if entry.kind == EntryKind::Directory && !entry.path.as_os_str().is_empty() {
+            let time = time(&entry);
+            times.push((entry.path, time));
         }
     }
     // To the very end: a cut or damaged stream is an error even where the archive in it was whole.
@@ -147,19 +148,20 @@ fn pump(
 
 fn open(file: File) -> std::result::Result<Archive, String> {
     let reader = rbuild_oci::decompress(Box::new(file)).map_err(|error| error.to_string())?;
-    Ok(LayerReader::new(reader))
+    Ok(LayerReader::new(reader).any_tar())
 }
 
-/// An archive is what begins with a header.
+/// An archive is what begins with a header, if only with one of an entry that cannot be.
 fn is_archive(file: File) -> bool {
     let Ok(mut archive) = open(file) else { return false };
-    matches!(archive.next_entry(), Ok(Some(_)))
+    matches!(archive.next_entry(), Ok(Some(_)) | Err(LayerError::Entry { .. } | LayerError::Escape { .. }))
 }
 
 fn extract(root: &Root, entry: &LayerEntry, data: &mut Archive, request: &CopyRequest<'_>) -> Result<()> {
     let path = entry.path.as_path();
+    // As upstream: the directory that is unpacked into stays what it is.
     if path.as_os_str().is_empty() {
-        return if entry.kind == EntryKind::Directory { own(root, entry, request) } else { Ok(()) };
+        return Ok(());
     }
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty())
         && !root.exists(parent)?
@@ -222,7 +224,12 @@ fn own(root: &Root, entry: &LayerEntry, request: &CopyRequest<'_>) -> Result<()>
         }
     }
     if entry.kind != EntryKind::Directory {
-        root.utimes(path, request.changes.mtime_ns.unwrap_or(entry.mtime_ns))?;
+        root.utimes(path, request.changes.mtime_ns.unwrap_or_else(|| time(entry)))?;
     }
     Ok(())
+}
+
+/// As upstream: times that file systems may not know are the epoch.
+fn time(entry: &LayerEntry) -> i64 {
+    if (0..i64::MAX).contains(&entry.mtime_ns) { entry.mtime_ns } else { 0 }
 }
