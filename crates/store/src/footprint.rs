@@ -97,8 +97,8 @@ pub(crate) fn of_ref(core: &Core, id: &RefId, row: &RefRow) -> Result<Footprint>
 }
 
 fn measure_ref(core: &Core, id: &RefId, row: &RefRow) -> Result<Footprint> {
-    // A step may take a file of a client's directory as its own at any time: see `Ref::is_context`.
-    let shared = if row.context { SharedFiles::All } else { SharedFiles::Found };
+    // A step may take a file of it as its own at any time: see `Ref::lends_files`.
+    let shared = if row.lends_files() { SharedFiles::All } else { SharedFiles::Found };
     let mut found = Footprint::default();
     for snapshot in row.snapshot.iter().chain(&row.flat) {
         match core.snaps.usage(snapshot, shared) {

@@ -147,6 +147,12 @@ impl RefRow {
         }
     }
 
+    /// See [`crate::Ref::lends_files`].
+    pub(crate) fn lends_files(&self) -> bool {
+        let is_checkout = self.record_type == RecordType::SourceGitCheckout;
+        self.context || (is_checkout && matches!(self.kind, Kind::Layer { parent: None }))
+    }
+
     /// Whether there is neither a snapshot nor anything to make one of.
     pub(crate) fn is_hollow(&self) -> bool {
         matches!(self.kind, Kind::Layer { .. }) && self.snapshot.is_none() && self.blobs.is_empty()

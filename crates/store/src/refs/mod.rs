@@ -84,9 +84,10 @@ impl Ref {
         self.node.row.lock().created_ms
     }
 
-    /// Whether it is what a client sent: plain files in one directory, whose inodes are replaced but never changed.
-    pub fn is_context(&self) -> bool {
-        self.node.row.lock().context
+    /// Whether what is made of it may take its files as its own: plain files in one directory, whose inodes are replaced
+    /// but never changed. So are what a client sent and what git checked out.
+    pub fn lends_files(&self) -> bool {
+        self.node.row.lock().lends_files()
     }
 
     /// Whether some layer of it still has to be fetched, unpacked or computed.

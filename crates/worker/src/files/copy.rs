@@ -55,7 +55,7 @@ pub(crate) struct CopyRequest<'a> {
 }
 
 /// How a copy can be a further name of the source's inode. Only for sources whose inodes never change: files of a
-/// client's directory are replaced, not written to, and what was built is only read.
+/// client's directory are replaced, not written to, those of a checkout are left alone, and what was built is only read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Share<'a> {
     /// The directory in which the destination's own files really are: an overlay's upper directory.

@@ -52,7 +52,7 @@ struct Run<'a> {
     cancel: CancellationToken,
     inputs: &'a [Ref],
     made: Vec<Made>,
-    /// Inodes that the trees being made share with a client's directory.
+    /// Inodes that the trees being made share with their sources.
     seen: Arc<Mutex<HashSet<u64>>>,
 }
 
@@ -73,7 +73,7 @@ impl Run<'_> {
         let cancel = self.cancel.clone();
         let max_unpacked = self.op.worker.options.max_unpacked_bytes;
         let upper = match &secondary {
-            Some(source) if source.is_context() => {
+            Some(source) if source.lends_files() => {
                 mutable.mount()?.write_dir().map(std::path::Path::to_owned)
             }
             _ => None,
