@@ -5,7 +5,7 @@ set -euo pipefail
 packages=(
   gcc libc6-dev make openssl ca-certificates
   busybox-static mmdebstrap docker-registry skopeo umoci podman runc git
-  xz-utils bzip2 zstd attr util-linux iproute2 nftables qemu-user-static openssh-client openssh-server
+  xz-utils bzip2 zstd attr util-linux iproute2 nftables qemu-user-static python3 openssh-client openssh-server
 )
 
 missing=()

@@ -60,6 +60,11 @@ impl App {
             frontend.set_workers(vec![worker_record(&builder, &config)]);
         }
         let listeners = listen::bind_all(&config).await?;
+        for listener in &listeners {
+            if let Bound::Tcp(_, address) = listener {
+                builder.close_address(*address);
+            }
+        }
         let trace_socket = match &config.trace_socket {
             Some(path) => Some(listen::bind_unix(path, &config).context("binding the trace socket")?),
             None => None,

@@ -2,13 +2,10 @@ use std::io::Read as _;
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use rbuild_tests::{GitServerOptions, TestDaemon, TestGit, TestRepo, TestSpace, TestSsh};
-
-/// Mode, name and content of a file of a tree.
-type Entry = (&'static str, &'static str, String);
+use rbuild_tests::{GitServerOptions, TestDaemon, TestGit, TestRepo, TestSpace};
 
 /// Files, links, a tag, a branch, a pull request; what `COPY .` makes of it tells which commit it was.
-fn sample() -> (TestRepo, String, String) {
+pub(crate) fn sample() -> (TestRepo, String, String) {
     let repo = TestRepo::new();
     repo.space.write("Dockerfile", "FROM scratch\nCOPY . /\n").write("who", "one").write("d/e/f", "x");
     repo.space.write("d/Dockerfile", "FROM scratch\nCOPY e /in-d\n");
@@ -24,12 +21,20 @@ fn sample() -> (TestRepo, String, String) {
     (repo, first, second)
 }
 
-fn build(daemon: &TestDaemon, context: &str, args: &[&str]) -> (rbuild_tests::TestOutput, TestSpace) {
+pub(crate) fn build(
+    daemon: &TestDaemon,
+    context: &str,
+    args: &[&str],
+) -> (rbuild_tests::TestOutput, TestSpace) {
     let (output, out) = try_build(daemon, context, args);
     (output.success(), out)
 }
 
-fn try_build(daemon: &TestDaemon, context: &str, args: &[&str]) -> (rbuild_tests::TestOutput, TestSpace) {
+pub(crate) fn try_build(
+    daemon: &TestDaemon,
+    context: &str,
+    args: &[&str],
+) -> (rbuild_tests::TestOutput, TestSpace) {
     let out = TestSpace::new();
     let here = TestSpace::new();
     let dest = format!("type=local,dest={}", out.path().display());
@@ -166,68 +171,6 @@ fn secrets_open_private_repositories_and_go_nowhere_else() {
 }
 
 #[test]
-fn hostile_repositories_reach_nothing_outside() {
-    let daemon = TestDaemon::start();
-    let server = TestGit::start();
-    let dockerfile = ("100644", "Dockerfile", "FROM scratch\nCOPY . /\n");
-    let module = |url: &str| {
-        format!("[submodule \"m\"]\n\tpath = m\n\turl = {url}\n\tupdate = !touch /rbuild-canary\n")
-    };
-    let link = ("120000", "out", "/etc");
-    let cases: [(&str, Vec<Entry>, &str, &str); 6] = [
-        ("symlinked subdirectory", vec![(link.0, link.1, link.2.into())], "#main:out", "non-directory"),
-        ("missing subdirectory", vec![], "#main:none", "no such file or directory"),
-        (".git as a file", vec![("100644", ".git", "gitdir: /x".into())], "", "git"),
-        (
-            "command as a submodule",
-            vec![("100644", ".gitmodules", module("ext::sh -c touch% /rbuild-canary"))],
-            "",
-            "it is not the address of a repository",
-        ),
-        (
-            "local file as a submodule",
-            vec![("100644", ".gitmodules", module("file:///etc"))],
-            "",
-            "expected http, https, ssh or git",
-        ),
-        (
-            "option as a submodule",
-            vec![("100644", ".gitmodules", module("-u./x"))],
-            "",
-            "it is not the address of a repository",
-        ),
-    ];
-    for (number, (name, entries, rest, message)) in cases.iter().enumerate() {
-        let repo = TestRepo::new();
-        let mut tree = vec![dockerfile];
-        tree.extend(entries.iter().map(|(mode, name, content)| (*mode, *name, content.as_str())));
-        repo.commit_tree(&tree);
-        if name.ends_with("submodule") {
-            let commit = repo.git(&["rev-parse", "HEAD"]);
-            repo.git(&["read-tree", "HEAD"]);
-            repo.git(&["update-index", "--add", "--cacheinfo", &format!("160000,{commit},m")]);
-            let tree = repo.git(&["write-tree"]);
-            let commit = repo.git(&["commit-tree", "-m", "x", &tree]);
-            repo.git(&["update-ref", "refs/heads/main", &commit]);
-        }
-        let file = format!("{number}.git");
-        server.publish(&repo, &file);
-        let (output, _) = try_build(&daemon, &format!("{}{rest}", server.url(&file)), &[]);
-        assert!(output.all().contains(message), "{name}: {}", output.all());
-        output.failure();
-    }
-    assert!(!std::path::Path::new("/rbuild-canary").exists());
-    // The server's own word for its default branch is not believed.
-    let (repo, ..) = sample();
-    server.publish(&repo, "head.git");
-    let evil = server.path("head.git/refs/heads/--upload-pack=x");
-    std::fs::write(&evil, repo.git(&["rev-parse", "HEAD"])).unwrap();
-    std::fs::write(server.path("head.git/HEAD"), "ref: refs/heads/--upload-pack=x\n").unwrap();
-    let (_, out) = build(&daemon, &server.url("head.git"), &[]);
-    assert_eq!(out.read("who"), "two");
-}
-
-#[test]
 fn pointers_and_filters_are_files_like_others() {
     let daemon = TestDaemon::start();
     let server = TestGit::start();
@@ -291,6 +234,39 @@ fn a_repository_is_fetched_once_and_listed() {
     build(&daemon, &url, &[]);
 }
 
+/// Files of the name below `dir`: inode and number of names.
+fn inodes(dir: &std::path::Path, name: &str, found: &mut Vec<(u64, u64)>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let meta = entry.metadata().unwrap();
+        if meta.is_dir() {
+            inodes(&entry.path(), name, found);
+        } else if entry.file_name() == name {
+            found.push((meta.ino(), meta.nlink()));
+        }
+    }
+}
+
+#[test]
+fn what_copy_takes_unchanged_of_a_checkout_is_not_written_again() {
+    let daemon = TestDaemon::start();
+    let server = TestGit::start();
+    let repo = TestRepo::new();
+    repo.space.write("Dockerfile", "FROM scratch\nCOPY kept /\nCOPY --chown=7 changed /\n");
+    repo.space.write("kept/rbuild-kept", "x").write("changed/rbuild-changed", "y");
+    repo.commit("one");
+    server.publish(&repo, "r.git");
+    let (_, out) = build(&daemon, &server.url("r.git"), &[]);
+    assert_eq!((out.read("rbuild-kept"), out.read("rbuild-changed")), ("x".into(), "y".into()));
+    let mut kept = Vec::new();
+    inodes(&daemon.root(), "rbuild-kept", &mut kept);
+    assert_eq!(kept.len(), 2, "in the checkout and in the step's layer: {kept:?}");
+    assert!(kept[0] == kept[1] && kept[0].1 == 2, "{kept:?}");
+    let mut changed = Vec::new();
+    inodes(&daemon.root(), "rbuild-changed", &mut changed);
+    assert!(changed.len() == 2 && changed.iter().all(|(_, names)| *names == 1), "{changed:?}");
+}
+
 #[test]
 fn a_cancelled_build_ends_its_git() {
     let mut daemon = TestDaemon::start();
@@ -313,14 +289,25 @@ fn a_cancelled_build_ends_its_git() {
 }
 
 #[test]
-fn repositories_are_reached_over_ssh_with_the_clients_agent() {
+fn add_of_a_repository_takes_the_commit_that_was_promised() {
     let daemon = TestDaemon::start();
-    let ssh = TestSsh::start();
-    let (repo, first, _) = sample();
-    let url = ssh.url(&repo.space.at(".git"));
-    let agent = format!("default={}", ssh.agent());
-    let (_, out) = build(&daemon, &format!("{url}#{first}"), &["--ssh", &agent]);
-    assert_eq!(out.read("who"), "one");
-    let (refused, _) = try_build(&daemon, &format!("{url}#main"), &[]);
-    refused.failure().has("build with --ssh default");
+    let server = TestGit::start();
+    let (repo, first, second) = sample();
+    let tag = repo.git(&["rev-parse", "annotated"]);
+    server.publish(&repo, "r.git");
+    let url = server.url("r.git");
+    let space = TestSpace::new();
+    // A tag is as good as its commit, and the beginning of an id as good as all of it.
+    for (sum, name, who) in [
+        (second.as_str(), "main", "two"),
+        (&first, "annotated", "one"),
+        (&tag, "annotated", "one"),
+        (&second[..10], "main", "two"),
+    ] {
+        space.write("Dockerfile", format!("FROM scratch\nADD --checksum={sum} {url}#{name} /r/\n"));
+        let (_, out) = daemon.build_to_dir(space.path(), &[]);
+        assert_eq!(out.read("r/who"), who, "{sum} {name}");
+    }
+    space.write("Dockerfile", format!("FROM scratch\nADD --checksum={first} {url}#main /r/\n"));
+    daemon.build(space.path(), &[]).failure().has("expected checksum to match");
 }

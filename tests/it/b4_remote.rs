@@ -139,3 +139,19 @@ fn an_archive_of_nothing_is_refused() {
     let fine = web.put("c.tar", Page::Plain(packed("-cf")));
     build(&daemon, &[&fine]).0.success();
 }
+
+#[test]
+fn an_archive_that_add_fetches_is_unpacked_when_asked() {
+    let (daemon, web) = (TestDaemon::start(), TestHttp::new());
+    let url = web.put("a.tar.gz", Page::Plain(packed("-czf")));
+    let text = web.put("text", Page::Plain(b"no archive".to_vec()));
+    let space = TestSpace::new();
+    let lines = ["--unpack", "--unpack=false", ""].map(|flag| format!("ADD {flag} {url} /{}/\n", flag.len()));
+    space.write("Dockerfile", format!("FROM scratch\n{}ADD --unpack {text} /t/\n", lines.concat()));
+    let (_, out) = daemon.build_to_dir(space.path(), &[]);
+    assert_eq!((out.read("8/data"), out.read("8/sub/x")), ("payload".to_owned(), "x".to_owned()));
+    for plain in ["14/a.tar.gz", "0/a.tar.gz"] {
+        assert_eq!(std::fs::read(out.at(plain)).unwrap()[..2], [0x1f, 0x8b], "{plain}");
+    }
+    assert_eq!(out.read("t/text"), "no archive");
+}

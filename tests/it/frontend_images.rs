@@ -3,8 +3,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use rbuild_tests::{
-    DaemonOptions, ImageSpec, Running, TestDaemon, TestOutput, TestSpace, add_program, busybox_root,
-    own_binary, processes, push_image, registry, wait_until,
+    DaemonOptions, ImageSpec, Running, TestDaemon, TestGit, TestOutput, TestRepo, TestSpace, add_program,
+    busybox_root, own_binary, processes, push_image, registry, wait_until,
 };
 
 const PROGRAM: &str = "/bin/test-frontend";
@@ -119,6 +119,32 @@ fn root_a_frontend_may_ask_the_daemons_own() {
     assert_eq!(space.read("own/nested"), "nested\n");
     let output = solve(&daemon, space.path(), able, &["--opt=frontend.caps=x"]).failure();
     assert!(output.all().contains("unsupported frontend capability x"), "{}", output.all());
+}
+
+#[test]
+fn root_a_frontend_learns_of_a_ref_what_upstream_says() {
+    let Images { plain, .. } = images();
+    let daemon = TestDaemon::start();
+    let server = TestGit::start();
+    let repo = TestRepo::new();
+    repo.space.write("f", "x");
+    let commit = repo.commit("one");
+    repo.git(&["tag", "-a", "-m", "t", "annotated"]);
+    repo.git(&["tag", "plain"]);
+    let tag = repo.git(&["rev-parse", "annotated"]);
+    server.publish(&repo, "r.git");
+    let url = format!("--opt=url={}", server.url("r.git"));
+    let space = TestSpace::new();
+    for (name, object, full) in [
+        ("annotated", &tag, "refs/tags/annotated"),
+        ("plain", &commit, "refs/tags/plain"),
+        ("main", &commit, "refs/heads/main"),
+    ] {
+        let name = format!("--opt=ref={name}");
+        let args = ["--opt=mode=meta", &url, &name, "--output=type=local,dest=out"];
+        solve(&daemon, space.path(), plain, &args).success();
+        assert_eq!(space.read("out/hello"), format!("{object}\n{commit}\n{full}\n"), "{name}");
+    }
 }
 
 #[test]

@@ -115,21 +115,33 @@ impl TestRepo {
         self.git(&["rev-parse", "HEAD"])
     }
 
-    /// Commits a tree of entries that git itself would not take: mode, kind and name of each, with its content.
+    /// Commits a tree of entries that git itself would not take: mode and name of each, with its content; that of a
+    /// directory (`040000`) is the id of a tree.
     #[track_caller]
     pub fn commit_tree(&self, entries: &[(&str, &str, &str)]) -> String {
-        let mut list = String::new();
-        for (mode, name, content) in entries {
-            self.space.write(".git/entry", content);
-            let object = self.git(&["hash-object", "-w", "--no-filters", ".git/entry"]);
-            list.push_str(&format!("{mode} blob {object}\t{name}\n"));
-        }
-        self.space.write(".git/entries", list);
-        let script = "git mktree < .git/entries";
-        let tree = crate::run_in(self.space.path(), "sh", &["-c", script]).success().stdout.trim().to_owned();
+        let tree = self.tree(entries);
         let commit = self.git(&["commit-tree", "-m", "x", &tree]);
         self.git(&["update-ref", "refs/heads/main", &commit]);
         commit
+    }
+
+    /// Makes a tree of such entries; gives its id.
+    #[track_caller]
+    pub fn tree(&self, entries: &[(&str, &str, &str)]) -> String {
+        let mut list = String::new();
+        for (mode, name, content) in entries {
+            let (kind, object) = match *mode {
+                "040000" => ("tree", (*content).to_owned()),
+                _ => {
+                    self.space.write(".git/entry", content);
+                    ("blob", self.git(&["hash-object", "-w", "--no-filters", ".git/entry"]))
+                }
+            };
+            list.push_str(&format!("{mode} {kind} {object}\t{name}\n"));
+        }
+        self.space.write(".git/entries", list);
+        let script = "git mktree < .git/entries";
+        crate::run_in(self.space.path(), "sh", &["-c", script]).success().stdout.trim().to_owned()
     }
 }
 

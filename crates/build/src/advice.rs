@@ -156,7 +156,9 @@ fn exec(built: BuildError, error: &ExecError) -> BuildError {
 
 fn source(built: BuildError, error: &SourceError) -> BuildError {
     match error {
-        SourceError::Invalid { .. } | SourceError::Command { .. } => built.fault(Fault::Source),
+        SourceError::Invalid { .. } | SourceError::Command { .. } | SourceError::LongAnswer { .. } => {
+            built.fault(Fault::Source)
+        }
         SourceError::Registry(error) => registry(built, error),
         SourceError::Session(error) => session(built, error),
         SourceError::Store(error) => store(built, error),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rbuild_frontend::{
     Bridge, BridgeContainer, BuildError, ContainerRequest, ErrorCode, Frontend, FrontendProcess,
-    FrontendRequest, FrontendResult, ImageMeta, ImageQuery, ResolveMode, SharedRef, SolveRequest, SourceMeta,
-    SourceQuery, Warning,
+    FrontendRequest, FrontendResult, GitMeta, ImageMeta, ImageQuery, ResolveMode, SharedRef, SolveRequest,
+    SourceMeta, SourceQuery, Warning,
 };
 use rbuild_llb::{Definition, Graph, LlbError, SourceOp};
 use rbuild_oci::{ImageRef, Platform};
@@ -276,7 +276,11 @@ impl Bridge for BuildBridge {
         let (resolved, source) = self.show(&name, work, &reporter).await?;
         Ok(SourceMeta {
             image: resolved.image.map(image_meta),
-            git: resolved.git,
+            git: resolved.git.map(|git| GitMeta {
+                object: git.object().to_owned(),
+                commit: git.commit,
+                reference: git.reference,
+            }),
             http: resolved.http,
             source,
         })

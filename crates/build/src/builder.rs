@@ -14,7 +14,9 @@ use rbuild_progress::StatusStream;
 use rbuild_registry::{Registry, RegistryConfig};
 use rbuild_session::SessionManager;
 use rbuild_solver::{Solver, SolverOptions};
-use rbuild_source::{GitSource, HttpSource, ImageSource, LocalSource, Source};
+use rbuild_source::{
+    AddressPolicy, ClosedAddresses, GitSource, HttpLimits, HttpSource, ImageSource, LocalSource, Source,
+};
 use rbuild_store::{GcPolicy, SnapshotterKind, Store, StoreOptions};
 use rbuild_worker::{Entitlements, LlbOp, Worker, WorkerOptions};
 use tokio::sync::Notify;
@@ -40,6 +42,8 @@ pub struct BuilderOptions {
     pub parallelism: usize,
     /// Bytes that an archive may have unpacked; large archives may have more, in proportion.
     pub max_unpacked_bytes: u64,
+    /// Bytes that a git repository may have, and what is checked out of it.
+    pub max_repository_bytes: u64,
     /// How registries are reached.
     pub registries: RegistryConfig,
     /// What builds may be granted.
@@ -141,6 +145,7 @@ pub struct Builder {
     pub(crate) build_ended: Notify,
     worker_id: String,
     http: rbuild_cache::Http,
+    closed: ClosedAddresses,
 }
 
 impl Builder {
@@ -153,11 +158,14 @@ impl Builder {
         let (network, runtime) =
             sandbox(options.network, options.runtime_binary.as_deref(), &store.run_dir())?;
         let entitlements = Entitlements::parse(&options.entitlements)?;
+        let closed = ClosedAddresses::default();
+        let policy = AddressPolicy { denied: closed.clone(), ..AddressPolicy::default() };
+        let http = HttpSource::with_policy(store.clone(), sessions.clone(), policy, HttpLimits::default())?;
         let sources: Vec<Arc<dyn Source>> = vec![
             Arc::new(ImageSource::new(store.clone(), registry.clone(), sessions.clone())),
             Arc::new(LocalSource::new(store.clone(), sessions.clone())),
-            Arc::new(GitSource::new(store.clone(), sessions.clone())),
-            Arc::new(HttpSource::new(store.clone(), sessions.clone())?),
+            Arc::new(GitSource::new(store.clone(), sessions.clone(), options.max_repository_bytes)),
+            Arc::new(http),
         ];
         let worker = Worker::new(WorkerOptions {
             store: store.clone(),
@@ -194,8 +202,14 @@ impl Builder {
             build_ended: Notify::new(),
             worker_id: worker_id(&store),
             http: rbuild_cache::Http::default(),
+            closed,
             store,
         })
+    }
+
+    /// Closes an address to sources: one that the daemon listens on.
+    pub fn close_address(&self, address: std::net::SocketAddr) {
+        self.closed.close(address);
     }
 
     /// Builds. The work is done in a task of the builder's: when `cancel` is set, it stops its steps and cleans up

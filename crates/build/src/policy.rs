@@ -144,7 +144,7 @@ impl Policy {
         let ResolvedSource { image, git, http } = resolved.map_err(|error| from_op(&error))?;
         Ok(SourceFacts {
             image: image.map(|image| (image.digest.to_string(), image.config)),
-            git,
+            git: git.map(|git| (git.object().to_owned(), git.commit, git.reference)),
             http: http.map(|(digest, name, modified)| (digest.to_string(), name, modified)),
         })
     }

@@ -172,6 +172,17 @@ pub struct SourceQuery {
     pub want_config: bool,
 }
 
+/// What a repository's ref is right now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitMeta {
+    /// What the ref names: a commit, or the object of an annotated tag.
+    pub object: String,
+    /// The commit.
+    pub commit: String,
+    /// The full ref.
+    pub reference: String,
+}
+
 /// What a source is right now.
 #[derive(Debug, Clone)]
 pub struct SourceMeta {
@@ -179,8 +190,8 @@ pub struct SourceMeta {
     pub source: SourceOp,
     /// For images.
     pub image: Option<ImageMeta>,
-    /// For git: (commit, resolved ref).
-    pub git: Option<(String, String)>,
+    /// For git.
+    pub git: Option<GitMeta>,
     /// For http: (content digest, file name, last modified in unix seconds).
     pub http: Option<(Digest, String, Option<i64>)>,
 }

@@ -16,8 +16,8 @@ mod process;
 pub mod subrequest;
 
 pub use bridge::{
-    Bridge, BridgeRef, DirEntry, FileRange, ImageMeta, ImageQuery, ResolveMode, SharedRef, SolveRequest,
-    SourceMeta, SourceQuery, Warning,
+    Bridge, BridgeRef, DirEntry, FileRange, GitMeta, ImageMeta, ImageQuery, ResolveMode, SharedRef,
+    SolveRequest, SourceMeta, SourceQuery, Warning,
 };
 pub use container::{BridgeContainer, ContainerProcess, ContainerRequest};
 pub use error::{BuildError, Detail, ErrorCode, FailedStep};

@@ -111,10 +111,10 @@ pub(crate) fn source_meta(meta: SourceMeta) -> wire::ResolveSourceMetaResponse {
             config: image.config,
             attestation_chain: None,
         }),
-        git: meta.git.map(|(checksum, name)| wire::ResolveSourceGitResponse {
-            commit_checksum: checksum.clone(),
-            checksum,
-            r#ref: name,
+        git: meta.git.map(|git| wire::ResolveSourceGitResponse {
+            checksum: git.object,
+            r#ref: git.reference,
+            commit_checksum: git.commit,
             ..Default::default()
         }),
         http: meta.http.map(|(digest, filename, modified)| wire::ResolveSourceHttpResponse {

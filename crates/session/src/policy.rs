@@ -32,8 +32,8 @@ pub struct PolicyQuestion<'a> {
 pub struct SourceFacts {
     /// Of an image: digest and config.
     pub image: Option<(String, Vec<u8>)>,
-    /// Of a repository: commit and full ref.
-    pub git: Option<(String, String)>,
+    /// Of a repository: what the ref names (a commit or an annotated tag), the commit, the full ref.
+    pub git: Option<(String, String, String)>,
     /// Of a file: digest, name, when it was changed in unix seconds.
     pub http: Option<(String, String, Option<i64>)>,
 }
@@ -68,9 +68,9 @@ impl SourceFacts {
                 config,
                 attestation_chain: None,
             }),
-            git: self.git.clone().map(|(checksum, name)| ResolveSourceGitResponse {
-                commit_checksum: checksum.clone(),
+            git: self.git.clone().map(|(checksum, commit_checksum, name)| ResolveSourceGitResponse {
                 checksum,
+                commit_checksum,
                 r#ref: name,
                 ..Default::default()
             }),

@@ -74,7 +74,10 @@ pub enum SourceError {
         waited: std::time::Duration,
     },
     /// The address is closed to builds.
-    #[error("{url}: address {address} is not allowed (link-local addresses are closed to builds)")]
+    #[error(
+        "{url}: address {address} is not allowed (link-local addresses are closed to builds, and so are those that \
+         this daemon listens on)"
+    )]
     Address {
         /// Without credentials and query.
         url: String,
@@ -88,6 +91,14 @@ pub enum SourceError {
         what: String,
         /// The end of its output.
         detail: String,
+    },
+    /// A program (git) says more than anybody wants to know.
+    #[error("{what}: the answer is larger than {limit} bytes")]
+    LongAnswer {
+        /// What was tried.
+        what: String,
+        /// What it may have.
+        limit: usize,
     },
     /// The daemon cannot do this.
     #[error("{what} is not supported")]

@@ -21,7 +21,7 @@ mod source;
 pub use credentials::SessionCredentials;
 pub use error::SourceError;
 pub use git::GitSource;
-pub use http::{AddressPolicy, HttpLimits, HttpSource};
+pub use http::{AddressPolicy, ClosedAddresses, HttpLimits, HttpSource};
 pub use image::ImageSource;
 pub use local::LocalSource;
 pub use source::{GitPin, HttpPin, ImageLayer, ImagePin, Memo, Pin, PinDetail, Source, SourceRequest};

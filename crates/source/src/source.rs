@@ -160,6 +160,15 @@ pub struct GitPin {
     pub commit: String,
     /// The full ref that led to it, empty if it was named by id.
     pub reference: String,
+    /// The tag object that was named, if it was an annotated tag.
+    pub tag: Option<String>,
+}
+
+impl GitPin {
+    /// What was named: the object of an annotated tag, else the commit.
+    pub fn object(&self) -> &str {
+        self.tag.as_ref().unwrap_or(&self.commit)
+    }
 }
 
 /// What one build has resolved: the same name means the same thing from its first step to its last. A cheap handle;

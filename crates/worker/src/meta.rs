@@ -6,7 +6,7 @@ use rbuild_digest::Digest;
 use rbuild_llb::SourceOp;
 use rbuild_oci::Platform;
 use rbuild_progress::Reporter;
-use rbuild_source::{Pin, PinDetail, SourceRequest};
+use rbuild_source::{GitPin, Pin, PinDetail, SourceRequest};
 
 use crate::error::OpError;
 use crate::scope::Scope;
@@ -43,8 +43,8 @@ pub struct ResolvedImage {
 pub struct ResolvedSource {
     /// For images.
     pub image: Option<ResolvedImage>,
-    /// For git: commit and full ref.
-    pub git: Option<(String, String)>,
+    /// For git.
+    pub git: Option<GitPin>,
     /// For http: content digest, file name, last modified in unix seconds.
     pub http: Option<(Digest, String, Option<i64>)>,
 }
@@ -107,7 +107,7 @@ fn resolved(pin: &Pin) -> ResolvedSource {
                 platform: image.platform.clone(),
             });
         }
-        PinDetail::Git(git) => resolved.git = Some((git.commit.clone(), git.reference.clone())),
+        PinDetail::Git(git) => resolved.git = Some(git.clone()),
         PinDetail::Http(http) => {
             resolved.http = Some((http.digest, http.filename.clone(), http.last_modified_s));
         }

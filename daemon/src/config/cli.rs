@@ -102,6 +102,9 @@ pub(crate) struct Cli {
     /// Size that an archive may have unpacked (8GiB); large archives may have up to 200 times their own size
     #[arg(long, value_name = "SIZE")]
     pub(crate) oci_max_unpacked_size: Option<String>,
+    /// Size that a git repository, and what is checked out of it, may have (32GiB)
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) oci_max_repository_size: Option<String>,
     /// Automatic garbage collection
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) oci_worker_gc: Option<bool>,
@@ -202,6 +205,8 @@ impl Refused {
 
 /// What an archive may have unpacked unless the operator says otherwise: larger than what anybody packs small.
 const MAX_UNPACKED: u64 = 8 << 30;
+/// What a repository may have unless the operator says otherwise: several times the largest that people build from.
+const MAX_REPOSITORY: u64 = 32 << 30;
 
 /// The command line wins over the file.
 fn listen_on(flags: &[String], file: &[String]) -> Vec<String> {
@@ -212,10 +217,10 @@ fn listen_on(flags: &[String], file: &[String]) -> Vec<String> {
     }
 }
 
-fn max_unpacked(flag: Option<&str>, file: Option<Size>) -> Result<u64, ConfigError> {
-    let wrong = |message| invalid("max-unpacked-size", message);
+fn max_size(setting: &str, flag: Option<&str>, file: Option<Size>, default: u64) -> Result<u64, ConfigError> {
+    let wrong = |message| invalid(setting, message);
     match flag.map(Size::parse).transpose().map_err(wrong)?.or(file) {
-        None => Ok(MAX_UNPACKED),
+        None => Ok(default),
         Some(Size::Bytes(bytes)) => Ok(u64::try_from(bytes).unwrap_or(0)),
         Some(Size::Percent(_)) => Err(wrong("expected a size such as 8GiB, not a percentage".to_owned())),
     }
@@ -249,14 +254,13 @@ impl Cli {
         let tls = self.tls(&file)?;
         let gc_policies = self.gc_policies(&file)?;
         let addresses = listen_on(&self.addr, &file.grpc.address);
-        let max_unpacked_bytes = max_unpacked(self.oci_max_unpacked_size.as_deref(), oci.max_unpacked_size)?;
+        let (max_unpacked_bytes, max_repository_bytes) = self.limits(oci)?;
         let mut registries = file.registry;
         for entry in &self.registry_mirror {
             add_mirror(&mut registries, entry)?;
         }
         let mut labels = file.worker.oci.labels;
         labels.extend(parse_labels(&self.oci_worker_labels)?);
-        let debug = self.debug.unwrap_or(file.debug);
         Ok(Config {
             root: self.root.or(file.root).unwrap_or_else(|| places().root.into()),
             addresses,
@@ -265,7 +269,7 @@ impl Cli {
             gid: file.grpc.gid,
             tls,
             insecure_tcp: self.insecure_tcp || file.grpc.insecure_tcp,
-            log_level: match (file.trace, debug) {
+            log_level: match (file.trace, self.debug.unwrap_or(file.debug)) {
                 (true, _) => "trace",
                 (_, true) => "debug",
                 _ => parse_log_level(self.log_level.as_ref().or(file.log.level.as_ref()))?,
@@ -277,6 +281,7 @@ impl Cli {
             runtime_binary: self.oci_worker_binary.or(file.worker.oci.binary),
             parallelism: self.oci_max_parallelism.or(file.worker.oci.max_parallelism).unwrap_or(0),
             max_unpacked_bytes,
+            max_repository_bytes,
             gc: self.oci_worker_gc.or(file.worker.oci.gc).unwrap_or(true),
             gc_policies,
             registries,
@@ -292,6 +297,15 @@ impl Cli {
                 .unwrap_or(std::time::Duration::from_secs(DEFAULT_DRAIN_SECS)),
             until_stdin_closes: self.until_stdin_closes,
         })
+    }
+
+    /// What an archive and a repository may have, in bytes.
+    fn limits(&self, oci: &OciWorkerFile) -> Result<(u64, u64), ConfigError> {
+        let (unpacked, repository) = (&self.oci_max_unpacked_size, &self.oci_max_repository_size);
+        Ok((
+            max_size("max-unpacked-size", unpacked.as_deref(), oci.max_unpacked_size, MAX_UNPACKED)?,
+            max_size("max-repository-size", repository.as_deref(), oci.max_repository_size, MAX_REPOSITORY)?,
+        ))
     }
 
     fn check_workers(&self) -> Result<(), ConfigError> {

@@ -123,6 +123,9 @@ pub(super) struct OciWorkerFile {
     /// Ours: what an archive may have unpacked.
     #[serde(rename = "max-unpacked-size")]
     pub(super) max_unpacked_size: Option<Size>,
+    /// Ours: what a git repository may have.
+    #[serde(rename = "max-repository-size")]
+    pub(super) max_repository_size: Option<Size>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) gcpolicy: Vec<GcPolicyFile>,
 }
@@ -298,6 +301,7 @@ mod tests {
               gc = true
               max-parallelism = 4
               max-unpacked-size = "1GiB"
+              max-repository-size = "2GiB"
               [[worker.oci.gcpolicy]]
                 keepBytes = "512MB"
                 keepDuration = "48h"
@@ -316,6 +320,7 @@ mod tests {
         .unwrap();
         assert_eq!(file.worker.oci.max_parallelism, Some(4));
         assert_eq!(file.worker.oci.max_unpacked_size, Some(Size::Bytes(1 << 30)));
+        assert_eq!(file.worker.oci.max_repository_size, Some(Size::Bytes(2 << 30)));
         assert_eq!((file.history.max_age.unwrap().0.as_secs(), file.history.max_entries), (172_800, Some(7)));
         assert_eq!(file.registry["docker.io"].mirrors, ["localhost:5000"]);
         assert_eq!(file.worker.oci.gcpolicy[0].reserved_space, Some(Size::Bytes(512_000_000)));

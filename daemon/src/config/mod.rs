@@ -33,6 +33,7 @@ pub(crate) struct Config {
     pub(crate) runtime_binary: Option<PathBuf>,
     pub(crate) parallelism: usize,
     pub(crate) max_unpacked_bytes: u64,
+    pub(crate) max_repository_bytes: u64,
     pub(crate) gc: bool,
     pub(crate) gc_policies: Vec<GcPolicyFile>,
     pub(crate) registries: BTreeMap<String, RegistryFile>,

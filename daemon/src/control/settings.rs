@@ -34,6 +34,7 @@ pub(crate) fn builder_options(
         runtime_binary: config.runtime_binary.clone(),
         parallelism: config.parallelism,
         max_unpacked_bytes: config.max_unpacked_bytes,
+        max_repository_bytes: config.max_repository_bytes,
         registries,
         entitlements: config.entitlements.clone(),
         dns: DnsConfig {

@@ -114,6 +114,19 @@ fn told(options: &BTreeMap<String, String>) -> String {
     lines.join("\n") + "\n"
 }
 
+/// What the daemon says of the repository and the ref that the options name.
+async fn meta(client: &mut Client, options: &BTreeMap<String, String>) -> String {
+    let url = &options["url"];
+    let (_, place) = url.split_once("://").unwrap();
+    let source = pb::SourceOp {
+        identifier: format!("git://{place}#{}", options["ref"]),
+        attrs: std::iter::once(("git.fullurl".to_owned(), url.clone())).collect(),
+    };
+    let request = wire::ResolveSourceMetaRequest { source: Some(source), ..Default::default() };
+    let git = client.resolve_source_meta(request).await.unwrap().into_inner().git.unwrap();
+    format!("{}\n{}\n{}\n", git.checksum, git.commit_checksum, git.r#ref)
+}
+
 async fn misbehave(mode: &str) {
     match mode {
         "crash" => {
@@ -153,6 +166,10 @@ async fn main() {
                 ("version".to_owned(), b"1.0.0".to_vec()),
             ]);
             give_back(&mut client, wire::Result { metadata, ..Default::default() }).await;
+        }
+        "meta" => {
+            let text = meta(&mut client, &options).await;
+            build(&mut client, text).await;
         }
         "build" => build(&mut client, told(&options)).await,
         "error" => {

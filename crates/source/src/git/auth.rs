@@ -35,17 +35,18 @@ impl Drop for HostsFile {
 
 impl Access {
     /// `remote` is the repository of `question`, or that of a submodule: secrets that are not named after a host are
-    /// for the former only.
+    /// for the former only. No file of it may have more than `max_bytes`.
     pub(super) async fn open(
         store: &Store,
         sessions: &Arc<SessionManager>,
         request: &SourceRequest,
         question: &Question,
         remote: &Remote,
+        max_bytes: u64,
     ) -> Result<Self, SourceError> {
         let run_dir = store.run_dir();
         let home = home(&run_dir).await?;
-        let git = Git::new(&home);
+        let git = Git::new(&home, max_bytes);
         if remote.is_http() {
             let git = match authorization(sessions, request, question, remote).await? {
                 None => git,

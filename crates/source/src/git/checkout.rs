@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rbuild_session::SessionManager;
 use rbuild_store::{NewMutable, RecordType, Ref, Store};
@@ -12,7 +13,7 @@ use super::auth::{Access, blocking};
 use super::question::{Question, is_commit};
 use super::remote::{Remote, redacted};
 use super::repo::Repo;
-use super::run::Git;
+use super::run::{Git, MAX_ANSWER, too_large};
 use crate::{GitPin, SourceError, SourceRequest};
 
 /// Submodules within submodules.
@@ -22,58 +23,6 @@ const MAX_SUBMODULES: usize = 4096;
 
 /// What the kernel says of a symlink that may not be followed; the same number on all machines.
 const ELOOP: i32 = 40;
-
-/// Checks out what `pin` names, as `question` wants it.
-pub(super) async fn checkout(
-    store: &Store,
-    sessions: &Arc<SessionManager>,
-    request: &SourceRequest,
-    question: &Question,
-    pin: &GitPin,
-) -> Result<Ref, SourceError> {
-    let shown = redacted(&request.op.identifier);
-    let options = NewMutable {
-        description: format!("git snapshot for {shown}"),
-        record_type: RecordType::SourceGitCheckout,
-    };
-    let mutable = store.new_mutable(None, options).await?;
-    let rbuild_sys::Mount::Bind { source: dir, .. } = mutable.mount()? else {
-        return Err(question.remote.invalid("its checkout is not a plain directory"));
-    };
-    let tree = mutable.tree().await?;
-    let root = tree.root().try_clone().map_err(io_error)?;
-    // A part of the files is checked out aside, where its name meets no other.
-    let aside = (!question.subdir.is_empty()).then(|| format!(".rbuild-{}", rbuild_digest::random_id()));
-    let place = match &aside {
-        None => dir.clone(),
-        Some(aside) => {
-            root.mkdir(aside, 0o755).map_err(io_error)?;
-            dir.join(aside)
-        }
-    };
-    let work = Work { store, sessions, request, question };
-    let source = Wanted {
-        remote: question.remote.clone(),
-        commit: pin.commit.clone(),
-        reference: pin.reference.clone(),
-    };
-    let time = work.place(source, place, 0).await?;
-    let subdir = question.subdir.clone();
-    let mtime_ns = time.filter(|_| question.commit_mtime);
-    blocking("git checkout", move || {
-        if let Some(aside) = aside {
-            lift(&root, &aside, &subdir)?;
-        }
-        if let Some(time) = mtime_ns {
-            set_times(&root, time).map_err(std::io::Error::from)?;
-        }
-        Ok(())
-    })
-    .await
-    .map_err(|error| in_subdir(error, &question.remote))?;
-    drop(tree);
-    Ok(mutable.commit().await?)
-}
 
 /// What does not exist in the repository is the user's mistake, not the daemon's.
 fn in_subdir(error: SourceError, remote: &Remote) -> SourceError {
@@ -103,24 +52,104 @@ struct Submodule {
     wanted: Wanted,
 }
 
-struct Work<'a> {
-    store: &'a Store,
-    sessions: &'a Arc<SessionManager>,
-    request: &'a SourceRequest,
-    question: &'a Question,
+/// A checkout as `question` wants it, of one commit and its submodules.
+pub(super) struct Work<'a> {
+    pub(super) store: &'a Store,
+    pub(super) sessions: &'a Arc<SessionManager>,
+    pub(super) request: &'a SourceRequest,
+    pub(super) question: &'a Question,
+    /// What all files may have together.
+    pub(super) max_bytes: u64,
+    /// What those have that are known of.
+    pub(super) bytes: AtomicU64,
 }
 
 impl Work<'_> {
+    /// Checks out what `pin` names.
+    pub(super) async fn checkout(&self, pin: &GitPin) -> Result<Ref, SourceError> {
+        let question = self.question;
+        let shown = redacted(&self.request.op.identifier);
+        let options = NewMutable {
+            description: format!("git snapshot for {shown}"),
+            record_type: RecordType::SourceGitCheckout,
+        };
+        let mutable = self.store.new_mutable(None, options).await?;
+        let rbuild_sys::Mount::Bind { source: dir, .. } = mutable.mount()? else {
+            return Err(question.remote.invalid("its checkout is not a plain directory"));
+        };
+        let tree = mutable.tree().await?;
+        let root = tree.root().try_clone().map_err(io_error)?;
+        // A part of the files is checked out aside, where its name meets no other.
+        let aside = (!question.subdir.is_empty()).then(|| format!(".rbuild-{}", rbuild_digest::random_id()));
+        let place = match &aside {
+            None => dir.clone(),
+            Some(aside) => {
+                root.mkdir(aside, 0o755).map_err(io_error)?;
+                dir.join(aside)
+            }
+        };
+        let source = Wanted {
+            remote: question.remote.clone(),
+            commit: pin.commit.clone(),
+            reference: pin.reference.clone(),
+        };
+        let time = self.place(source, place, 0).await?;
+        let subdir = question.subdir.clone();
+        let mtime_ns = time.filter(|_| question.commit_mtime);
+        blocking("git checkout", move || {
+            if let Some(aside) = aside {
+                lift(&root, &aside, &subdir)?;
+            }
+            if let Some(time) = mtime_ns {
+                set_times(&root, time).map_err(std::io::Error::from)?;
+            }
+            Ok(())
+        })
+        .await
+        .map_err(|error| in_subdir(error, &question.remote))?;
+        drop(tree);
+        Ok(mutable.commit().await?)
+    }
+
+    /// The files of a commit may not have more bytes than there are left. A few trees that name each other can stand
+    /// for more files than any disk has; their list ends the question.
+    async fn check_size(&self, git: &Git, wanted: &Wanted) -> Result<(), SourceError> {
+        let args = ["ls-tree", "-r", "--format=%(objectsize)", wanted.commit.as_str()];
+        let sizes = match git.local(self.request, &args).await {
+            Ok(sizes) => sizes,
+            Err(SourceError::LongAnswer { .. }) => {
+                return Err(wanted.remote.invalid(format!(
+                    "commit {} has more files than the daemon checks out ({} bytes of a list of their sizes)",
+                    wanted.commit, MAX_ANSWER
+                )));
+            }
+            Err(error) => return Err(error),
+        };
+        // Submodules have no size here: theirs are asked for when they are fetched.
+        let sum = sizes.lines().filter_map(|size| size.trim().parse::<u64>().ok());
+        let sum = sum.fold(0, u64::saturating_add);
+        let before = self.bytes.fetch_add(sum, Ordering::Relaxed);
+        if before.saturating_add(sum) > self.max_bytes {
+            let text =
+                format!("commit {} is too large: checked out {}", wanted.commit, too_large(self.max_bytes));
+            return Err(wanted.remote.invalid(text));
+        }
+        Ok(())
+    }
+
     /// Fills `dir`, one of ours. Gives the commit's time in nanoseconds, if it is wanted.
     async fn place(&self, wanted: Wanted, dir: PathBuf, depth: usize) -> Result<Option<i64>, SourceError> {
         if depth > MAX_DEPTH {
             return Err(wanted.remote.invalid(format!("submodules are nested more than {MAX_DEPTH} deep")));
         }
         let (remote, commit) = (&wanted.remote, wanted.commit.as_str());
-        let access = Access::open(self.store, self.sessions, self.request, self.question, remote).await?;
+        let (store, sessions) = (self.store, self.sessions);
+        let access =
+            Access::open(store, sessions, self.request, self.question, remote, self.max_bytes).await?;
         let repo = Repo::open(self.store, remote, commit).await?;
         repo.ensure(&access, self.request, remote, commit, &wanted.reference).await?;
         let git = repo.git(access.git());
+        self.check_size(&git, &wanted).await?;
         // `.git` belongs to the whole repository: parts of it have none.
         if self.question.keep_git_dir && self.question.subdir.is_empty() {
             self.clone_into(&access, &repo, &wanted, &dir).await?;

@@ -17,6 +17,7 @@ mod repo;
 mod run;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use async_trait::async_trait;
 use rbuild_session::SessionManager;
@@ -34,12 +35,14 @@ const SPACE: &str = "git";
 pub struct GitSource {
     store: Store,
     sessions: Arc<SessionManager>,
+    max_bytes: u64,
 }
 
 impl GitSource {
-    /// Repositories and checkouts are kept in `store`; credentials are those of `sessions`.
-    pub fn new(store: Store, sessions: Arc<SessionManager>) -> Self {
-        Self { store, sessions }
+    /// Repositories and checkouts are kept in `store`; credentials are those of `sessions`. What is fetched for a
+    /// commit, and the files of it, may each have `max_bytes`.
+    pub fn new(store: Store, sessions: Arc<SessionManager>, max_bytes: u64) -> Self {
+        Self { store, sessions, max_bytes }
     }
 
     async fn pin(&self, request: &SourceRequest) -> Result<Pin, SourceError> {
@@ -47,12 +50,13 @@ impl GitSource {
         let found = match question.known_commit() {
             Some(commit) => refs::Found { commit, object: None, reference: question.git_ref.clone() },
             None => {
-                let access = Access::open(&self.store, &self.sessions, request, &question, &question.remote);
+                let (store, sessions, remote) = (&self.store, &self.sessions, &question.remote);
+                let access = Access::open(store, sessions, request, &question, remote, self.max_bytes);
                 refs::resolve(&access.await?, request, &question).await?
             }
         };
         question.check(&found)?;
-        let pin = GitPin { commit: found.commit, reference: found.reference };
+        let pin = GitPin { commit: found.commit, reference: found.reference, tag: found.object };
         Ok(Pin { key: question.key(&pin), aliases: Vec::new(), volatile: false, detail: PinDetail::Git(pin) })
     }
 
@@ -84,7 +88,15 @@ impl Source for GitSource {
         if let Some(found) = self.known(row.as_bytes())? {
             return Ok(found);
         }
-        let made = checkout::checkout(&self.store, &self.sessions, request, &question, git).await?;
+        let work = checkout::Work {
+            store: &self.store,
+            sessions: &self.sessions,
+            request,
+            question: &question,
+            max_bytes: self.max_bytes,
+            bytes: AtomicU64::new(0),
+        };
+        let made = work.checkout(git).await?;
         self.store.kv_put(SPACE, row.as_bytes(), made.id().to_string().as_bytes()).await?;
         Ok(made)
     }

@@ -16,7 +16,7 @@ use crate::{SourceError, SourceRequest};
 /// Without a word for this long, a remote end has stalled. Transfers tell of their progress all the time.
 const STALL: Duration = Duration::from_secs(120);
 /// What git may answer to a question: lists of refs, of submodules.
-const MAX_ANSWER: usize = 16 << 20;
+pub(super) const MAX_ANSWER: usize = 16 << 20;
 /// How much of git's last words an error repeats.
 const MAX_DETAIL: usize = 2048;
 /// Longer lines are shown in pieces.
@@ -35,6 +35,11 @@ const KEPT: [&str; 11] = [
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 ];
+/// Files that git writes get the modes that they have everywhere, whatever the daemon was started with. A limit that is
+/// lower already stays. Who writes beyond it is told so, instead of being killed.
+const START: &str = "umask 022; trap '' XFSZ; ulimit -S -f \"$1\" 2>/dev/null || :; shift; exec git \"$@\"";
+/// The unit of `ulimit -f`.
+const BLOCK: u64 = 512;
 /// Configuration of every run.
 const CONFIG: [(&str, &str); 22] = [
     ("core.hooksPath", "/dev/null"),
@@ -67,6 +72,8 @@ pub(super) struct Git {
     dir: PathBuf,
     env: Vec<(OsString, OsString)>,
     config: Vec<(String, String)>,
+    /// No file that it writes is larger.
+    max_file_bytes: u64,
 }
 
 /// Kills what is left of a child's group.
@@ -84,9 +91,10 @@ impl Drop for Group {
 }
 
 impl Git {
-    /// In an empty directory `home`, which is also what git takes for the user's.
-    pub(super) fn new(home: &Path) -> Self {
-        let mut git = Self { dir: home.to_owned(), env: Vec::new(), config: Vec::new() };
+    /// In an empty directory `home`, which is also what git takes for the user's. A pack, or any other file, of more
+    /// than `max_file_bytes` ends it.
+    pub(super) fn new(home: &Path, max_file_bytes: u64) -> Self {
+        let mut git = Self { dir: home.to_owned(), env: Vec::new(), config: Vec::new(), max_file_bytes };
         for name in KEPT {
             if let Some(value) = std::env::var_os(name) {
                 git.env.push((name.into(), value));
@@ -137,9 +145,9 @@ impl Git {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        // Files that git writes get the modes that they have everywhere, whatever the daemon was started with.
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "umask 022; exec git \"$@\"", "git"]).args(args);
+        let blocks = self.max_file_bytes.div_ceil(BLOCK).to_string();
+        command.args(["-c", START, "git", &blocks]).args(args);
         command.current_dir(&self.dir).env_clear().envs(self.env.iter().map(|(name, value)| (name, value)));
         let own = self.config.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let mut count = 0;
@@ -198,7 +206,7 @@ impl Git {
             });
         }
         if !status.success() {
-            return Err(SourceError::Command { what, detail: words.last_words(status) });
+            return Err(SourceError::Command { what, detail: words.last_words(status, self.max_file_bytes) });
         }
         String::from_utf8(answer)
             .map_err(|_| SourceError::Command { what, detail: "its answer is not text".into() })
@@ -227,8 +235,7 @@ async fn listen(
             read = next(&mut stdout, &mut out) => match read.map_err(failed)? {
                 0 => stdout = None,
                 count if answer.len() + count > MAX_ANSWER => {
-                    let detail = format!("the answer is larger than {MAX_ANSWER} bytes");
-                    return Err(SourceError::Command { what: what.into(), detail });
+                    return Err(SourceError::LongAnswer { what: what.into(), limit: MAX_ANSWER });
                 }
                 count => answer.extend_from_slice(&out[..count]),
             },
@@ -269,9 +276,14 @@ impl<'a> Words<'a> {
     fn take(&mut self, bytes: &[u8]) {
         for byte in bytes {
             match byte {
-                b'\r' => self.line.clear(),
                 b'\n' => self.end(),
-                byte => self.line.push(*byte),
+                byte => {
+                    // What follows is written over it; ssh ends its lines with both.
+                    if self.line.last() == Some(&b'\r') {
+                        self.line.clear();
+                    }
+                    self.line.push(*byte);
+                }
             }
             if self.line.len() >= MAX_LINE {
                 self.end();
@@ -281,6 +293,7 @@ impl<'a> Words<'a> {
 
     fn end(&mut self) {
         let mut line = std::mem::take(&mut self.line);
+        line.truncate(line.trim_ascii_end().len());
         if line.is_empty() || is_progress(&line) {
             return;
         }
@@ -292,7 +305,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    fn last_words(&self, status: std::process::ExitStatus) -> String {
+    fn last_words(&self, status: std::process::ExitStatus, max_file_bytes: u64) -> String {
         let start = self.said.len().saturating_sub(MAX_DETAIL);
         let said = String::from_utf8_lossy(&self.said[start..]);
         let mut detail = format!("{}: {status}", said.trim_end());
@@ -305,11 +318,25 @@ impl<'a> Words<'a> {
         if asked.iter().any(|words| said.contains(words)) {
             detail.push_str("\nhint: give a token with --secret id=GIT_AUTH_TOKEN");
         }
+        if said.contains("File too large") {
+            detail.push_str(&format!("\n{}", too_large(max_file_bytes)));
+        }
+        if said.contains("Host key verification failed") {
+            detail.push_str("\nhint: the host showed a key that is not among the known hosts of this source");
+        }
         if said.contains("Permission denied (publickey") {
             detail.push_str("\nhint: forward an agent that holds the key with --ssh default");
         }
         detail
     }
+}
+
+/// What repositories may not exceed, in words.
+pub(super) fn too_large(max_bytes: u64) -> String {
+    format!(
+        "it has more than {max_bytes} bytes, the daemon's limit for a repository (`max-repository-size` in its \
+         configuration)"
+    )
 }
 
 fn is_progress(line: &[u8]) -> bool {

@@ -2,6 +2,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
@@ -11,8 +12,32 @@ use url::{Host, Url};
 pub struct AddressPolicy {
     /// Link-local addresses (where clouds serve a machine's secrets) are open too.
     pub allow_link_local: bool,
-    /// Further addresses that are closed, for instance those the daemon listens on. Port 0 closes all ports.
-    pub denied: Vec<SocketAddr>,
+    /// Further addresses that are closed, for instance those the daemon listens on.
+    pub denied: ClosedAddresses,
+}
+
+/// Addresses that are closed to builds. Clones are one list: the daemon opens its sockets when its sources are there.
+#[derive(Debug, Clone, Default)]
+pub struct ClosedAddresses(Arc<RwLock<Vec<SocketAddr>>>);
+
+impl ClosedAddresses {
+    /// Closes one more. Port 0 closes all ports.
+    pub fn close(&self, address: SocketAddr) {
+        self.0.write().push(address);
+    }
+
+    fn contains(&self, ip: IpAddr, port: u16) -> bool {
+        self.0.read().iter().any(|closed| {
+            let listens = closed.ip().to_canonical();
+            let same = listens == ip || (listens.is_unspecified() && is_own(ip));
+            same && (closed.port() == 0 || closed.port() == port)
+        })
+    }
+}
+
+/// Whether an address is one of this machine: only of such can a socket be.
+fn is_own(ip: IpAddr) -> bool {
+    ip.is_loopback() || ip.is_unspecified() || std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
 impl AddressPolicy {
@@ -23,14 +48,7 @@ impl AddressPolicy {
             IpAddr::V4(ip) => ip.is_link_local(),
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
-        // 0.0.0.0 listens on all addresses of the machine; what we know for sure to be one of them is loopback.
-        let denied = self.denied.iter().any(|closed| {
-            let listens = closed.ip().to_canonical();
-            let same =
-                listens == ip || (listens.is_unspecified() && (ip.is_loopback() || ip.is_unspecified()));
-            same && (closed.port() == 0 || closed.port() == port)
-        });
-        (self.allow_link_local || !link_local) && !denied
+        (self.allow_link_local || !link_local) && !self.denied.contains(ip, port)
     }
 
     /// The address in a URL that is not allowed, if it names one.
@@ -93,10 +111,12 @@ mod tests {
 
     #[test]
     fn the_daemons_own_sockets_are_closed() {
-        let policy =
-            AddressPolicy { denied: vec!["0.0.0.0:1234".parse().unwrap()], ..AddressPolicy::default() };
+        let policy = AddressPolicy::default();
+        policy.denied.close("0.0.0.0:1234".parse().unwrap());
         assert!(refused(&policy, "http://127.0.0.1:1234/"));
         assert!(refused(&policy, "http://[::ffff:127.0.0.1]:1234/"));
         assert!(!refused(&policy, "http://127.0.0.1:1235/"));
+        // Nobody's: from a range for documents.
+        assert!(!refused(&policy, "http://192.0.2.1:1234/"));
     }
 }

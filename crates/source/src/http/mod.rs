@@ -28,7 +28,7 @@ use rbuild_store::{Ref, RefId, Store};
 use reqwest::{Client, Response, redirect};
 use serde::{Deserialize, Serialize};
 
-pub use address::AddressPolicy;
+pub use address::{AddressPolicy, ClosedAddresses};
 
 use crate::{HttpPin, Pin, PinDetail, Source, SourceError, SourceRequest};
 use address::CheckedDns;

@@ -211,7 +211,8 @@ async fn root_closed_addresses_are_not_connected() {
     assert!(refused(place.http().resolve(&place.ask(&web.url, &[])).await.unwrap_err()));
     let own = Web::start(|_, _| page("daemon", &[])).await;
     let address = own.url.trim_start_matches("http://").parse().unwrap();
-    let policy = AddressPolicy { denied: vec![address], ..AddressPolicy::default() };
+    let policy = AddressPolicy::default();
+    policy.denied.close(address);
     let source = place.http_with(policy);
     assert!(refused(source.resolve(&place.ask(&own.url, &[])).await.unwrap_err()));
     let by_name = own.url.replace("127.0.0.1", "localhost");
