@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! <dir>/<id>/fs      overlay: this layer only, whiteouts and opaque marks as overlayfs wants them; native: everything
+//! <dir>/<id>/bare    overlay: what whiteouts in it lie over where nothing else is; made when that may happen
 //! <dir>/<id>/work    overlay: scratch of the kernel while the snapshot is active; gone after commit
 //! <dir>/.rm-<id>     being removed; swept at open
 //! ```
@@ -36,6 +37,7 @@ mod store_dir;
 #[cfg(test)]
 mod testing;
 mod usage;
+mod whiteouts;
 mod xattr;
 
 pub use apply::{Applier, ApplyStats};
@@ -47,6 +49,7 @@ pub use native::NativeSnapshotter;
 pub use overlay::OverlaySnapshotter;
 pub use snapshotter::{LayerForm, Snapshotter, SnapshotterKind, open};
 pub use usage::{SharedFiles, Usage, disk_usage};
+pub use whiteouts::name_removed;
 
 /// Result of everything in this crate.
 pub type Result<T, E = SnapshotError> = std::result::Result<T, E>;

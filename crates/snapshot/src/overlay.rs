@@ -1,12 +1,12 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rbuild_sys::{Mount, Root};
 
 use crate::store_dir::SnapshotDirs;
-use crate::{LayerForm, Result, SharedFiles, SnapshotId, Snapshotter, Usage, disk_usage};
+use crate::{LayerForm, Result, SharedFiles, SnapshotId, Snapshotter, Usage, disk_usage, whiteouts};
 
-/// Marks a snapshot whose whiteouts must be hidden when it is viewed alone.
-const MARK_WHITEOUTS: &str = "whiteouts";
+/// Empty directories to lie below those that hold whiteouts; a plain file if there are none.
+const BARE: &str = "bare";
 
 /// Snapshots as layers of overlayfs.
 #[derive(Debug)]
@@ -20,8 +20,21 @@ impl OverlaySnapshotter {
         Ok(Self { dirs: SnapshotDirs::open(dir.as_ref())? })
     }
 
-    fn lower(&self, chain: &[SnapshotId]) -> Vec<std::path::PathBuf> {
-        chain.iter().rev().map(|id| self.dirs.path(id, "fs")).collect()
+    /// The layers, the top one first, and below them all what their whiteouts lie over.
+    fn lower(&self, chain: &[SnapshotId]) -> Result<Vec<PathBuf>> {
+        let mut lower: Vec<PathBuf> = chain.iter().rev().map(|id| self.dirs.path(id, "fs")).collect();
+        for id in chain {
+            lower.extend(self.bare(id)?);
+        }
+        Ok(lower)
+    }
+
+    fn bare(&self, id: &SnapshotId) -> Result<Option<PathBuf>> {
+        match self.dirs.get(id)?.stat(BARE) {
+            Ok(stat) => Ok(stat.is_dir().then(|| self.dirs.path(id, BARE))),
+            Err(err) if err.is_not_found() => Ok(None),
+            Err(err) => Err(err.into()),
+        }
     }
 }
 
@@ -50,7 +63,7 @@ impl Snapshotter for OverlaySnapshotter {
             return Ok(Mount::Bind { source: fs, readonly: false });
         }
         Ok(Mount::Overlay {
-            lower: self.lower(parents),
+            lower: self.lower(parents)?,
             upper: Some(fs),
             work: Some(self.dirs.path(id, "work")),
             volatile: true,
@@ -60,11 +73,10 @@ impl Snapshotter for OverlaySnapshotter {
     fn view(&self, chain: &[SnapshotId]) -> Result<Mount> {
         let lower = match chain {
             [] => return Ok(Mount::Bind { source: self.dirs.empty(), readonly: true }),
-            [only] if self.dirs.get(only)?.exists(MARK_WHITEOUTS)? => {
-                vec![self.dirs.path(only, "fs"), self.dirs.empty()]
+            [only] if self.bare(only)?.is_none() => {
+                return Ok(Mount::Bind { source: self.dirs.path(only, "fs"), readonly: true });
             }
-            [only] => return Ok(Mount::Bind { source: self.dirs.path(only, "fs"), readonly: true }),
-            chain => self.lower(chain),
+            chain => self.lower(chain)?,
         };
         Ok(Mount::Overlay { lower, upper: None, work: None, volatile: false })
     }
@@ -74,8 +86,11 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn hide_whiteouts(&self, id: &SnapshotId) -> Result<()> {
-        self.dirs.get(id)?.create_file(MARK_WHITEOUTS, 0o600, false)?;
-        Ok(())
+        let dir = self.dirs.get(id)?;
+        if dir.exists(BARE)? {
+            return Ok(());
+        }
+        whiteouts::make_bare(&dir, BARE, &self.dirs.fs(id)?)
     }
 
     fn commit(&self, id: &SnapshotId) -> Result<()> {

@@ -52,8 +52,8 @@ pub trait Snapshotter: Send + Sync + fmt::Debug {
     /// The snapshot's own directory: where a layer is applied to and diffed from. See [`Snapshotter::form`].
     fn dir(&self, id: &SnapshotId) -> Result<Root>;
 
-    /// Says that `dir(id)` holds whiteouts although nothing is to lie below it, so that a view of it alone must hide
-    /// them (the result of a diff used by itself). No effect where layers hold no whiteouts.
+    /// Says that `dir(id)`, committed, is to lie over other things than it was made over, or over nothing, so that
+    /// mounts must hide whiteouts of what is not there. No effect where layers hold no whiteouts.
     fn hide_whiteouts(&self, id: &SnapshotId) -> Result<()>;
 
     /// Makes the active snapshot immutable. It must not be mounted for writing any more. May be called again.

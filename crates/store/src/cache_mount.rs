@@ -169,7 +169,7 @@ impl Drop for Releasing {
 
 impl CacheMount {
     fn plain(&self) -> Result<Mount> {
-        let parents = self.base.as_ref().map(|node| self.store.snapshots(node)).transpose()?;
+        let parents = self.base.as_ref().map(|node| self.store.mountable(node)).transpose()?;
         Ok(self.store.inner.snaps.mount(&self.snapshot, &parents.unwrap_or_default())?)
     }
 

@@ -4,7 +4,7 @@
 use std::io::{self, BufWriter};
 use std::sync::Arc;
 
-use rbuild_snapshot::{Applier, DiffOptions, Differ, LayerForm, SnapshotId};
+use rbuild_snapshot::{Applier, Attributes, DiffOptions, Differ, LayerForm, SnapshotId};
 
 use crate::error::{Result, StoreError};
 use crate::refs::{ActiveSnapshot, MAX_STACKED, Node, TreeGuard};
@@ -39,9 +39,8 @@ impl Store {
 
     fn make_flat(&self, node: &Arc<Node>) -> Result<()> {
         let core = &self.inner.core;
-        let chain = self.snapshots(node)?;
         let active = ActiveSnapshot::prepare(self, SnapshotId::random(), &[])?;
-        let view = TreeGuard::open(&core.snaps.view(&chain)?, Some(node.clone()))?;
+        let view = TreeGuard::open(&self.view(node)?, Some(node.clone()))?;
         rbuild_snapshot::copy_tree(view.root(), &core.snaps.dir(active.id())?)?;
         drop(view);
         core.snaps.commit(active.id())?;
@@ -115,7 +114,8 @@ impl Store {
         std::thread::scope(|scope| {
             let diffing = scope.spawn(move || {
                 let out = BufWriter::with_capacity(PIPE_BUFFER, write);
-                Differ::new(Some(lower.root()), DiffOptions::default()).diff_trees(upper.root(), out)
+                let options = DiffOptions { attributes: Attributes::Users, ..DiffOptions::default() };
+                Differ::new(Some(lower.root()), options).diff_trees(upper.root(), out)
             });
             let applied = Applier::new(&dest, form).apply(io::BufReader::with_capacity(PIPE_BUFFER, read));
             let diffed = diffing

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use rbuild_snapshot::SnapshotId;
-use rbuild_sys::Mount;
+use rbuild_snapshot::{LayerForm, SnapshotId};
+use rbuild_sys::{Mount, MountTree};
 
 use crate::error::Result;
 use crate::id::RefId;
@@ -55,7 +55,7 @@ impl Store {
                 None => Vec::new(),
                 Some(node) => {
                     store.make_permanent(node)?;
-                    store.snapshots(node)?
+                    store.mountable(node)?
                 }
             };
             let id = RefId::fresh();
@@ -85,6 +85,23 @@ impl MutableRef {
         blocking(move || TreeGuard::open(&mount, parent)).await
     }
 
+    /// What was removed is removed by name, so that it means the same over other layers, too (merges).
+    fn name_removed(&self) -> Result<()> {
+        let snaps = &self.store.inner.snaps;
+        if self.parents.is_empty() || snaps.form() == LayerForm::Full {
+            return Ok(());
+        }
+        let mut view = None;
+        rbuild_snapshot::name_removed(&snaps.dir(self.active.id())?, || {
+            let tree = MountTree::new(&snaps.view(&self.parents)?)?;
+            let root = tree.root()?;
+            view = Some(tree);
+            Ok(root)
+        })?;
+        drop(view);
+        Ok(())
+    }
+
     /// Makes it immutable. It must not be mounted any more.
     ///
     /// When this returns, a kill of the process does not lose it. Cancel: it is committed or thrown away.
@@ -92,6 +109,7 @@ impl MutableRef {
         blocking(move || {
             let core = &self.store.inner.core;
             core.snaps.commit(self.active.id())?;
+            self.name_removed()?;
             core.db.step("snapshot.committed");
             let kind = Kind::Layer { parent: self.parent.as_ref().map(|node| node.id) };
             let mut row = RefRow::new(kind, &self.options.description, self.options.record_type);

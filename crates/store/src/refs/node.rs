@@ -124,13 +124,20 @@ impl Node {
         (found, flat)
     }
 
-    /// Whether the own layer, shown without what it was made over, may hold whiteouts.
-    fn has_whiteouts(&self) -> bool {
-        match self.row.lock().kind {
-            Kind::Layer { parent } => parent.is_some(),
-            Kind::Diff { .. } => true,
-            Kind::Stack { .. } => false,
+    fn is_diff(&self) -> bool {
+        matches!(self.row.lock().kind, Kind::Diff { .. })
+    }
+
+    /// The layer that its own layer was made over.
+    fn parent_layer(&self) -> Option<RefId> {
+        if !matches!(self.row.lock().kind, Kind::Layer { .. }) {
+            return None;
         }
+        let mut top = self.needs.first()?;
+        while matches!(top.row.lock().kind, Kind::Stack { .. }) {
+            top = top.needs.last()?;
+        }
+        Some(top.id)
     }
 
     /// Changes the row here and in the database. Blocking.
@@ -181,14 +188,31 @@ impl Store {
 
     /// How to mount a loaded node. Blocking.
     pub(crate) fn view(&self, node: &Arc<Node>) -> Result<Mount> {
+        Ok(self.inner.snaps.view(&self.mountable(node)?)?)
+    }
+
+    /// As [`Store::snapshots`], fit to be mounted: layers that lie over others than they were made over show no
+    /// whiteouts of what is not there. Blocking.
+    pub(crate) fn mountable(&self, node: &Arc<Node>) -> Result<Vec<SnapshotId>> {
         let chain = self.snapshots(node)?;
-        if let ([only], LayerForm::Overlay) = (&chain[..], self.inner.snaps.form())
-            && node.row.lock().flat.is_none()
-            && Node::layers(node).first().is_some_and(|layer| layer.has_whiteouts())
-        {
-            self.inner.snaps.hide_whiteouts(only)?;
+        if self.inner.snaps.form() == LayerForm::Overlay {
+            let (layers, flat) = Node::walk(node, true);
+            // What lies over a flat copy of its parent is at home.
+            let mut below = None;
+            let mut at_home = true;
+            for (index, layer) in layers.iter().enumerate() {
+                let parent = layer.parent_layer();
+                at_home &= (index == 0 && flat.is_some()) || parent == below;
+                if (!at_home && parent.is_some()) || layer.is_diff() {
+                    let own = layer.snapshot().ok_or(StoreError::Missing { id: layer.id })?;
+                    self.inner.snaps.hide_whiteouts(&own)?;
+                }
+                // A layer without a parent begins a file system of its own.
+                at_home |= parent.is_none();
+                below = Some(layer.id);
+            }
         }
-        Ok(self.inner.snaps.view(&chain)?)
+        Ok(chain)
     }
 
     pub(crate) fn is_loaded(&self, node: &Arc<Node>) -> bool {

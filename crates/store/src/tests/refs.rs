@@ -63,6 +63,33 @@ async fn root_merge_and_diff_show_the_right_layers() {
 }
 
 #[tokio::test]
+async fn root_what_a_layer_removed_means_the_same_over_other_layers() {
+    for kind in [SnapshotterKind::Overlay, SnapshotterKind::Native] {
+        let home = Home::new(kind);
+        let store = &home.store;
+        let base = commit(store, None, &[("d/a", Some("1")), ("d/s/b", Some("1")), ("e/x", Some("1"))]).await;
+        // Overlayfs marks a directory that was replaced as hiding everything, and `e` is left without files.
+        let replaced = [("d", None), ("d/s/new", Some("2")), ("e/x", None)];
+        let upper = commit(store, Some(&base), &replaced).await;
+        let other =
+            [("d/a", Some("o")), ("d/s/b", Some("o")), ("d/kept", Some("o")), ("d/s/kept", Some("o"))];
+        let other = commit(store, None, &other).await;
+        let diff = store.diff(Some(&base), Some(&upper), "d").await.expect("diff");
+        let merged = store.merge(&[other.clone(), diff.clone()], "m").await.expect("merge");
+        assert_eq!(files(&merged).await, ["d/kept=o", "d/s/kept=o", "d/s/new=2"], "{kind:?}");
+        let upon = commit(store, Some(&merged), &[("e/y", Some("3"))]).await;
+        assert_eq!(files(&upon).await, ["d/kept=o", "d/s/kept=o", "d/s/new=2", "e/y=3"], "{kind:?}");
+        // A difference that was computed has whiteouts in directories of its own.
+        let across = store.diff(Some(&base), Some(&other), "d").await.expect("diff");
+        let alone = ["d/a=o", "d/kept=o", "d/s/b=o", "d/s/kept=o"];
+        assert_eq!(files(&across).await, alone, "{kind:?}");
+        let beside = commit(store, None, &[("z", Some("z"))]).await;
+        let merged = store.merge(&[beside, diff], "m").await.expect("merge");
+        assert_eq!(files(&merged).await, ["d/s/new=2", "z=z"], "{kind:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_empty_tree_is_one_ref() {
     let home = Home::new(SnapshotterKind::Native);
     let (a, b) = tokio::join!(home.store.scratch(), home.store.scratch());
