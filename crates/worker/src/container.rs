@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::OpError;
 use crate::mounts::{self, Prepared};
 use crate::op::LlbOp;
-use crate::ops::exec::spec;
+use crate::ops::exec::{emulate, spec};
 use crate::scope::Scope;
 use crate::worker::Worker;
 
@@ -68,6 +68,7 @@ impl Worker {
         let mut shown = spec.exec.clone();
         shown.mounts.iter_mut().filter(|mount| mount.dest == "/").for_each(|root| root.readonly = false);
         let prepared = mounts::prepare(&op, &shown, &spec.inputs, &scope.sessions).await?;
+        emulate(&op).await?;
         let (exec, scope, prepared) = (spec.exec, scope.clone(), Mutex::new(prepared));
         Ok(Container { op, exec, scope, prepared })
     }

@@ -129,11 +129,19 @@ impl Prepared {
                 Some(base) => base.clone(),
                 None => store.scratch().await?,
             };
-            let shown = base.mount().await?;
+            let shown = if mount.dest == "/" {
+                // The sandbox makes in it what has to be there, and refuses writes then.
+                let tree = store.new_mutable(Some(&base), NewMutable::regular(&op.name)).await?;
+                let shown = tree.mount()?;
+                self.scratch.push((index, tree));
+                shown
+            } else {
+                base.mount().await?.into_readonly()
+            };
             if let Some(output) = mount.output {
                 self.outputs.push(Made { mount: index, output, what: Output::Same(base) });
             }
-            return Ok(shown.into_readonly());
+            return Ok(shown);
         }
         let tree = store.new_mutable(base, NewMutable::regular(&op.name)).await?;
         let shown = tree.mount()?;

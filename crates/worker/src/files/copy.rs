@@ -44,7 +44,7 @@ pub(crate) struct CopyRequest<'a> {
     pub(crate) create_dest: bool,
     pub(crate) include: &'a [String],
     pub(crate) exclude: &'a [String],
-    /// Must be there; like `src` they are paths from the root of the source.
+    /// Must be there if there are patterns; like `src` they are paths from the root of the source.
     pub(crate) required: &'a [String],
     /// Whatever stands at a destination gives way.
     pub(crate) replace: bool,
@@ -88,6 +88,7 @@ pub(crate) fn copy(from: &Root, to: &Root, request: &CopyRequest<'_>) -> Result<
     }
     // With several sources a name may come twice, and an overlay does not see what was linked beneath it.
     let share = request.share.filter(|_| sources.len() == 1);
+    let mut made = Vec::new();
     for source in sources {
         if request.cancel.is_cancelled() {
             return Err(FileError::Cancelled);
@@ -95,13 +96,19 @@ pub(crate) fn copy(from: &Root, to: &Root, request: &CopyRequest<'_>) -> Result<
         if request.unpack && unpack(from, &source, to, request)? {
             continue;
         }
-        copy_one(from, &source, to, request, &filter, share)?;
+        made.extend(copy_one(from, &source, to, request, &filter, share)?);
+    }
+    // A time that was asked for stays when the copies are in there, innermost first.
+    if let Some(mtime_ns) = request.changes.mtime_ns {
+        for dir in made.iter().rev() {
+            to.utimes(dir, mtime_ns)?;
+        }
     }
     Ok(())
 }
 
 fn check_required(from: &Root, request: &CopyRequest<'_>) -> Result<()> {
-    if request.required.is_empty() {
+    if request.include.is_empty() && request.exclude.is_empty() {
         return Ok(());
     }
     for path in request.required {
@@ -112,6 +119,7 @@ fn check_required(from: &Root, request: &CopyRequest<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Answers which directories were made on the way to the destination.
 fn copy_one(
     from: &Root,
     source: &Path,
@@ -119,7 +127,7 @@ fn copy_one(
     request: &CopyRequest<'_>,
     filter: &WalkFilter,
     share: Option<Share<'_>>,
-) -> Result<()> {
+) -> Result<Vec<PathBuf>> {
     let bytes = source.as_os_str().as_bytes();
     let at = if request.follow { rooted(from, bytes)? } else { rooted_parent(from, bytes)? };
     let stat = match from.stat(&at) {
@@ -129,11 +137,12 @@ fn copy_one(
         }
         Err(error) => return Err(error.into()),
     };
-    let dest = place(source, &stat, to, request)?;
+    let (dest, made) = place(source, &stat, to, request)?;
     let mut copier =
         Copier { from, to, filter, request, share, links: HashMap::new(), shared: HashMap::new() };
     if stat.is_dir() {
-        return copier.tree(from.open_dir_nofollow(&at)?, stat, dest);
+        copier.tree(from.open_dir_nofollow(&at)?, stat, dest)?;
+        return Ok(made);
     }
     let parent = open_parent(to, &dest)?;
     let Some(name) = dest.file_name() else {
@@ -141,22 +150,28 @@ fn copy_one(
     };
     let (src, src_name) = from.parent(&at)?;
     let (src, dst) = ((&src, Path::new(&src_name)), (&parent, Path::new(name)));
-    if copier.share_one(src, &stat, dst, &dest)? {
-        return Ok(());
+    if !copier.share_one(src, &stat, dst, &dest)? {
+        copier.leaf(src, &stat, dst, &dest)?;
     }
-    copier.leaf(src, &stat, dst, &dest)
+    Ok(made)
 }
 
 fn open_parent(to: &Root, dest: &Path) -> Result<Root> {
     Ok(to.open_dir_nofollow(dest.parent().unwrap_or_else(|| Path::new("")))?)
 }
 
-/// Where the source is to be, all symlinks on the way resolved and all parents made.
-fn place(source: &Path, stat: &Stat, to: &Root, request: &CopyRequest<'_>) -> Result<PathBuf> {
+/// Where the source is to be, all symlinks on the way resolved and all parents made; and which were made.
+fn place(
+    source: &Path,
+    stat: &Stat,
+    to: &Root,
+    request: &CopyRequest<'_>,
+) -> Result<(PathBuf, Vec<PathBuf>)> {
     let bytes = request.dest.as_bytes();
     let mut dest = rooted(to, bytes)?;
+    let mut made = Vec::new();
     if means_directory(bytes) {
-        ensure(to, &dest, &request.changes)?;
+        made.extend(ensure(to, &dest, &request.changes)?);
     }
     let there = match to.stat(&dest) {
         Ok(stat) => Some(stat),
@@ -168,16 +183,16 @@ fn place(source: &Path, stat: &Stat, to: &Root, request: &CopyRequest<'_>) -> Re
         dest.push(name);
     }
     if stat.is_dir() && request.contents && there.is_none() {
-        ensure(to, &dest, &request.changes)?;
+        made.extend(ensure(to, &dest, &request.changes)?);
     } else if let Some(parent) = dest.parent() {
-        ensure(to, parent, &request.changes)?;
+        made.extend(ensure(to, parent, &request.changes)?);
     }
-    Ok(dest)
+    Ok((dest, made))
 }
 
-fn ensure(to: &Root, path: &Path, changes: &Changes) -> Result<()> {
+fn ensure(to: &Root, path: &Path, changes: &Changes) -> Result<Vec<PathBuf>> {
     if path.as_os_str().is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let mode = changes.mode.apply(PARENT_MODE, true);
     make_dirs(to, path, mode, changes.owner.unwrap_or_default(), changes.mtime_ns)

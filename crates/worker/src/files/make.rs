@@ -59,7 +59,7 @@ pub(crate) fn make_dir(root: &Root, make: &MakeDir<'_>) -> Result<()> {
         return Ok(());
     }
     if make.parents {
-        return make_dirs(root, &path, make.mode & 0o777, make.owner, make.mtime_ns);
+        return make_dirs(root, &path, make.mode & 0o777, make.owner, make.mtime_ns).map(drop);
     }
     match root.mkdir(&path, make.mode & 0o777) {
         Ok(()) => own(root, &path, make.owner, make.mtime_ns),
@@ -68,14 +68,15 @@ pub(crate) fn make_dir(root: &Root, make: &MakeDir<'_>) -> Result<()> {
     }
 }
 
-/// Makes a directory and its missing parents, all alike; what is there stays as it is.
+/// Makes a directory and its missing parents, all alike; what is there stays as it is. Answers which it made, outermost
+/// first.
 pub(crate) fn make_dirs(
     root: &Root,
     path: &Path,
     mode: u32,
     owner: Owner,
     mtime_ns: Option<i64>,
-) -> Result<()> {
+) -> Result<Vec<PathBuf>> {
     let made = root.mkdir_all(path, mode).map_err(|error| match error.is_not_dir() {
         true => FileError::NotDirectory { path: shown(path) },
         false => FileError::Sys(error),
@@ -84,7 +85,7 @@ pub(crate) fn make_dirs(
     for path in made.iter().rev() {
         own(root, path, owner, mtime_ns)?;
     }
-    Ok(())
+    Ok(made)
 }
 
 pub(crate) fn make_file(root: &Root, make: &MakeFile<'_>) -> Result<()> {

@@ -22,7 +22,7 @@ pub(crate) use glob::has_wildcard;
 pub(crate) use make::{MakeDir, MakeFile, MakeLink, make_dir, make_file, make_link, remove};
 pub(crate) use meta::Changes;
 pub(crate) use owner::{Owner, find_group, find_user};
-pub(crate) use paths::clean;
+pub(crate) use paths::{clean, rooted};
 
 #[cfg(test)]
 mod tests;

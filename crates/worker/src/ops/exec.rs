@@ -58,7 +58,7 @@ pub(crate) async fn run(
 }
 
 /// Sees to it that programs of the step's platform run here.
-async fn emulate(op: &LlbOp) -> Result<(), OpError> {
+pub(crate) async fn emulate(op: &LlbOp) -> Result<(), OpError> {
     let host = Platform::host();
     let Some(platform) = op.platform.clone().filter(|platform| platform.architecture != host.architecture)
     else {
