@@ -68,6 +68,25 @@ impl Repository {
         }
     }
 
+    /// What is known of a blob by its digest alone: its size. From a mirror or the registry.
+    pub async fn describe_blob(&self, digest: Digest) -> Result<Descriptor, RegistryError> {
+        let what = format!("{}@{digest}", self.name());
+        let path = format!("blobs/{digest}");
+        let size = self.pull(|endpoint| {
+            let (this, path, what) = (self.clone(), path.clone(), what.clone());
+            async move {
+                let (url, scope) = (endpoint.url(this.path(), &path)?, this.pull_scope());
+                let headers = HeaderMap::new();
+                let call = Call { method: Method::HEAD, url, headers, body: None, scope, what: &what };
+                let response = endpoint.expect(call).await?;
+                let length = response.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok());
+                let size = length.and_then(|text| text.parse().ok());
+                Ok(size.ok_or_else(|| endpoint.malformed(&what, "the answer has no size".to_owned()))?)
+            }
+        });
+        Ok(Descriptor::new("application/octet-stream", digest, size.await?))
+    }
+
     async fn has(&self, desc: &Descriptor, path: &str) -> Result<bool, RegistryError> {
         let endpoint = self.push_endpoint().await?;
         let what = format!("{}@{}", self.name(), desc.digest);

@@ -9,6 +9,7 @@
 //! Failure: [`SourceError`]. Cancel: drop the future; half-made refs are discarded by the store.
 #![forbid(unsafe_code)]
 
+mod blob;
 mod credentials;
 mod error;
 mod git;
@@ -18,6 +19,7 @@ mod layout;
 mod local;
 mod source;
 
+pub use blob::BlobSource;
 pub use credentials::SessionCredentials;
 pub use error::SourceError;
 pub use git::GitSource;

@@ -14,12 +14,12 @@ const PIECES: usize = 16;
 
 /// How the file is to look.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FileForm {
-    pub(super) name: String,
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime_s: i64,
+pub(crate) struct FileForm {
+    pub(crate) name: String,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime_s: i64,
 }
 
 /// What goes to the writer; without `End` it throws away what it has.
@@ -29,17 +29,17 @@ enum Piece {
 }
 
 /// The bytes of a file on their way.
-pub(super) struct Body<S> {
+pub(crate) struct Body<S> {
     /// Its pieces, or why they stop.
-    pub(super) pieces: S,
+    pub(crate) pieces: S,
     /// Its size; 0 if that is not known.
-    pub(super) total: u64,
+    pub(crate) total: u64,
 }
 
 /// Writes `body` as the only file of a new ref. `url` is fit to be shown.
 ///
 /// Cancel: the half-written ref is thrown away.
-pub(super) async fn save(
+pub(crate) async fn save(
     store: &Store,
     body: Body<impl Stream<Item = Result<Bytes, SourceError>>>,
     form: &FileForm,

@@ -5,9 +5,9 @@
 //! so that it is fetched once. What a client uploads under a URL of its own making comes through its session.
 
 mod address;
-mod download;
+pub(crate) mod download;
 mod name;
-mod question;
+pub(crate) mod question;
 mod transfer;
 
 use std::error::Error;

@@ -8,7 +8,7 @@ use url::Url;
 use crate::{HttpPin, Pin, PinDetail, SourceError, SourceRequest};
 
 /// Mode of the file unless the build says otherwise.
-const DEFAULT_MODE: u32 = 0o600;
+pub(crate) const DEFAULT_MODE: u32 = 0o600;
 
 /// A request, parsed.
 #[derive(Debug)]
@@ -88,20 +88,7 @@ impl Question {
         etag: Option<String>,
         content: Option<Ref>,
     ) -> Pin {
-        #[derive(Serialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Key<'a> {
-            filename: &'a str,
-            perm: u32,
-            #[serde(rename = "UID")]
-            uid: u32,
-            #[serde(rename = "GID")]
-            gid: u32,
-            checksum: Digest,
-            #[serde(skip_serializing_if = "str::is_empty")]
-            last_mod_time: &'a str,
-        }
-        let key = Key {
+        let form = FileKey {
             filename: &filename,
             perm: self.mode,
             uid: self.uid,
@@ -109,7 +96,7 @@ impl Question {
             checksum: digest,
             last_mod_time: last_modified.as_deref().unwrap_or_default(),
         };
-        let key = Digest::of(rbuild_oci::json::to_vec(&key).expect("plain fields")).to_string();
+        let key = form.key();
         let last_modified_s = last_modified.as_deref().and_then(http_date);
         let detail = PinDetail::Http(HttpPin { digest, filename, last_modified_s, etag, content });
         Pin { key, aliases: Vec::new(), volatile: false, detail }
@@ -121,8 +108,30 @@ impl Question {
     }
 }
 
+/// What makes a file what it is: its content and its form.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct FileKey<'a> {
+    pub(crate) filename: &'a str,
+    pub(crate) perm: u32,
+    #[serde(rename = "UID")]
+    pub(crate) uid: u32,
+    #[serde(rename = "GID")]
+    pub(crate) gid: u32,
+    pub(crate) checksum: Digest,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) last_mod_time: &'a str,
+}
+
+impl FileKey<'_> {
+    /// A pin's key.
+    pub(crate) fn key(&self) -> String {
+        Digest::of(rbuild_oci::json::to_vec(self).expect("plain fields")).to_string()
+    }
+}
+
 /// Decimal, or octal with a leading zero (`0644`), or `0o`.
-fn parse_number(text: &str) -> Option<u32> {
+pub(crate) fn parse_number(text: &str) -> Option<u32> {
     match text.strip_prefix("0o").or_else(|| text.strip_prefix('0')) {
         Some("") => Some(0),
         Some(octal) => u32::from_str_radix(octal, 8).ok(),
