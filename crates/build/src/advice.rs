@@ -39,7 +39,8 @@ pub(crate) fn of_op(built: BuildError, error: &OpError) -> BuildError {
         OpError::Session(error) => session(built, error),
         OpError::Sys(_) => built.fault(Fault::Sandbox),
         OpError::Internal { .. } => internal(built),
-        OpError::Cancelled => built,
+        // What it is was said where it happened.
+        OpError::Nested { .. } | OpError::Cancelled => built,
     }
 }
 

@@ -15,7 +15,8 @@ use rbuild_registry::{Registry, RegistryConfig};
 use rbuild_session::SessionManager;
 use rbuild_solver::{Solver, SolverOptions};
 use rbuild_source::{
-    AddressPolicy, ClosedAddresses, GitSource, HttpLimits, HttpSource, ImageSource, LocalSource, Source,
+    AddressPolicy, BlobSource, ClosedAddresses, GitSource, HttpLimits, HttpSource, ImageSource, LocalSource,
+    Source,
 };
 use rbuild_store::{GcPolicy, SnapshotterKind, Store, StoreOptions};
 use rbuild_worker::{Entitlements, LlbOp, Worker, WorkerOptions};
@@ -163,6 +164,7 @@ impl Builder {
         let http = HttpSource::with_policy(store.clone(), sessions.clone(), policy, HttpLimits::default())?;
         let sources: Vec<Arc<dyn Source>> = vec![
             Arc::new(ImageSource::new(store.clone(), registry.clone(), sessions.clone())),
+            Arc::new(BlobSource::new(store.clone(), registry.clone(), sessions.clone())),
             Arc::new(LocalSource::new(store.clone(), sessions.clone())),
             Arc::new(GitSource::new(store.clone(), sessions.clone(), options.max_repository_bytes)),
             Arc::new(http),

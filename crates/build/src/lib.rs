@@ -18,6 +18,7 @@ mod explain;
 mod files;
 mod history;
 mod idle;
+mod nested;
 mod policy;
 mod process;
 mod refs;

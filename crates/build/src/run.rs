@@ -20,6 +20,7 @@ use crate::container::Containers;
 use crate::error::{cancelled, from_op, told};
 use crate::events::SolverEvents;
 use crate::explain::Explainer;
+use crate::nested::NestedSolves;
 use crate::policy::Policy;
 use crate::refs::BuildRef;
 use crate::request::{BuildOutcome, BuildRequest, ExporterSpec, What};
@@ -46,7 +47,8 @@ async fn stages(
     cancel: tokio_util::sync::CancellationToken,
 ) -> Result<BuildOutcome, BuildError> {
     let exporters = open_exporters(builder, &request.exporters)?;
-    let scope = scope(builder, &request, progress, explainer.clone())?;
+    let nested = Arc::new(NestedSolves::default());
+    let scope = scope(builder, &request, progress, explainer.clone(), nested.clone())?;
     let events = Arc::new(SolverEvents::new(scope.progress.clone(), explainer.clone()));
     let credentials = Arc::new(SessionCredentials::new(builder.sessions.clone(), scope.sessions.clone()));
     let client = rbuild_cache::Client { sessions: scope.sessions.clone(), credentials };
@@ -63,6 +65,7 @@ async fn stages(
         policy: Policy::of(&builder.sessions, request.policy.clone(), &request.policy_session),
         containers: Containers::default(),
     });
+    nested.belongs_to(Arc::downgrade(&context));
     let work = async {
         let epoch = epoch(&request.what)?;
         let result = solve(&context, request.what).await?;
@@ -93,6 +96,7 @@ fn scope(
     request: &BuildRequest,
     progress: rbuild_progress::Progress,
     explainer: Arc<Explainer>,
+    nested: Arc<NestedSolves>,
 ) -> Result<Scope, BuildError> {
     let asked = Entitlements::parse(&request.entitlements).map_err(|error| from_op(&error))?;
     let granted = Entitlements::granted(&builder.entitlements, &asked).map_err(|error| from_op(&error))?;
@@ -103,6 +107,7 @@ fn scope(
         memo: Memo::default(),
         build_id: request.id.as_str().into(),
         keeps_failed: matches!(request.what, What::Client { .. }),
+        nested: Some(nested),
         witness: Some(explainer),
     })
 }

@@ -116,6 +116,16 @@ pub enum OpError {
     /// A system call.
     #[error(transparent)]
     Sys(Arc<SysError>),
+    /// A definition that the op had solved failed.
+    #[error("{message}")]
+    Nested {
+        /// What happened there.
+        message: String,
+        /// Whose doing it is.
+        kind: OpErrorKind,
+        /// Exit code of the failed process, if that is what happened.
+        exit_code: Option<u32>,
+    },
     /// Nobody waits any more.
     #[error("context canceled")]
     Cancelled,
@@ -133,6 +143,7 @@ impl OpError {
         match self {
             Self::Exit { code, .. } => Some(*code),
             Self::Exec { error, .. } => error.exit_code(),
+            Self::Nested { exit_code, .. } => *exit_code,
             _ => None,
         }
     }
@@ -174,6 +185,7 @@ impl OpError {
             Self::Session(_) => OpErrorKind::Peer,
             Self::Sys(error) if error.is_no_space() => OpErrorKind::NoSpace,
             Self::Sys(_) => OpErrorKind::Environment,
+            Self::Nested { kind, .. } => *kind,
             Self::Cancelled => OpErrorKind::Cancelled,
             Self::Internal { .. } => OpErrorKind::Internal,
         }

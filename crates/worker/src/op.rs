@@ -52,7 +52,7 @@ impl LlbOp {
             OpKind::Merge(op) => ops::simple::merge(self, op, inputs).await,
             OpKind::Diff(op) => ops::simple::diff(self, *op, inputs).await,
             OpKind::Passthrough(op) => Ok(ops::simple::passthrough(op, inputs)),
-            OpKind::Build(_) => Err(ops::simple::build_op_refused()),
+            OpKind::Build(op) => ops::build::run(self, op, cx, inputs).await,
         }
     }
 }
@@ -71,7 +71,7 @@ impl Op for LlbOp {
             OpKind::Merge(op) => Ok(ops::simple::merge_map(op)),
             OpKind::Diff(op) => Ok(ops::simple::diff_map(*op)),
             OpKind::Passthrough(op) => Ok(ops::simple::passthrough_map(op)),
-            OpKind::Build(_) => Err(ops::simple::build_op_refused()),
+            OpKind::Build(op) => Ok(ops::build::cache_map(op)),
         }
     }
 
@@ -118,6 +118,8 @@ impl Op for LlbOp {
     fn shareable(&self) -> bool {
         match &self.kind {
             OpKind::Source(op) => ops::source::shareable(op),
+            // What it finds is solved with the rights and for the eyes of one build.
+            OpKind::Build(_) => false,
             _ => true,
         }
     }

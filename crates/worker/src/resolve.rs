@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use rbuild_digest::Digest;
-use rbuild_llb::{OpKind, Vertex};
+use rbuild_llb::Vertex;
 use rbuild_solver::{Edge, Graph, VertexId};
 
 use crate::entitlements::Entitlements;
 use crate::error::OpError;
 use crate::op::LlbOp;
-use crate::ops;
 use crate::worker::Worker;
 
 impl Worker {
@@ -28,9 +27,6 @@ impl Worker {
         };
         let ways = crate::durations::ways(&own_ms, inputs);
         for ((vertex, name), way_ms) in graph.vertices().iter().zip(names).zip(ways) {
-            if let OpKind::Build(_) = vertex.op.kind {
-                return Err(ops::simple::build_op_refused());
-            }
             solved
                 .add(self.vertex(vertex, name, way_ms))
                 .map_err(|error| OpError::invalid(error.to_string()))?;

@@ -1,13 +1,17 @@
 use std::fmt;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use rbuild_digest::Digest;
+use rbuild_llb::Definition;
 use rbuild_progress::Progress;
 use rbuild_session::SessionGroup;
 use rbuild_solver::OpContext;
 use rbuild_source::Memo;
+use rbuild_store::Ref;
 
 use crate::entitlements::Entitlements;
+use crate::error::OpError;
 
 /// What a build gives to its ops. What changes a result is in the op; what doesn't is here. Cheap to clone.
 ///
@@ -28,8 +32,17 @@ pub struct Scope {
     pub build_id: Arc<str>,
     /// Whoever drives it may look at what failed steps leave.
     pub keeps_failed: bool,
+    /// Solves definitions that ops find.
+    pub nested: Option<Arc<dyn Nested>>,
     /// Is told what steps read.
     pub witness: Option<Arc<dyn Witness>>,
+}
+
+/// Solves definitions within a build: under its grants and its policy, shown in its progress.
+#[async_trait]
+pub trait Nested: Send + Sync + fmt::Debug {
+    /// Computes the head of a definition; `None` is scratch. Cancel: drop the future.
+    async fn solve(&self, definition: &Definition) -> Result<Option<Ref>, OpError>;
 }
 
 /// Paths and the digests of what is there.

@@ -1,4 +1,4 @@
-//! Merge, diff and passthrough: ops whose work is the store's, and the build op, which this daemon does not have yet.
+//! Merge, diff and passthrough: ops whose work is the store's.
 
 use rbuild_digest::Digest;
 use rbuild_llb::{DiffOp, MergeOp, PassthroughOp};
@@ -51,8 +51,4 @@ pub(crate) async fn diff(op: &LlbOp, diff: DiffOp, inputs: &[Ref]) -> Result<Vec
 
 pub(crate) fn passthrough(op: &PassthroughOp, inputs: &[Ref]) -> Vec<Ref> {
     op.outputs.iter().filter_map(|input| inputs.get(*input as usize)).cloned().collect()
-}
-
-pub(crate) fn build_op_refused() -> OpError {
-    OpError::unsupported("the build op (a definition solved from within a graph)")
 }

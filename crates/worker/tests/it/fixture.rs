@@ -116,6 +116,7 @@ impl Fixture {
             memo: Memo::default(),
             build_id: rbuild_digest::random_id().into(),
             keeps_failed: false,
+            nested: None,
             witness: None,
         };
         let job = self.solver.job(scope, Arc::new(Events(progress.clone())));
