@@ -12,6 +12,7 @@ mod gha;
 mod git;
 mod http;
 mod images;
+pub mod llb;
 mod output;
 mod registry;
 mod relay;
