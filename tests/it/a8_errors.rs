@@ -181,6 +181,7 @@ fn what_the_client_lacks_is_told_before_anything_is_built() {
         (&["build", "-f", "nosuch", "."], "D019", "looked for `nosuch`"),
         (&["build", "--secret", "id=a,src=nosuch", "."], "U007", "nosuch"),
         (&["build", "-o", "type=image,name=a,nope=1", "."], "B003", "unknown attribute `nope`"),
+        (&["build", "--cache-to", "type=registry,ref=a,mode=most", "."], "B005", "`mode=most`"),
         (&["solve", "--frontend", "nosuch"], "B001", "frontend `nosuch` not found"),
     ] {
         let output = daemon.ctl(space.path(), args).failure();

@@ -24,6 +24,9 @@ pub(crate) fn of_op(built: BuildError, error: &OpError) -> BuildError {
             "it takes both: --allow {entitlement} for the build, and --allow-insecure-entitlement {entitlement} (or \
              `insecure-entitlements` in its configuration) for rbuildd"
         )),
+        OpError::Device { .. } => built
+            .fault(Fault::Device)
+            .hint("without `required` a device that is not there is passed over: --device=NAME"),
         OpError::Unsupported { .. } => built.fault(Fault::Unsupported),
         OpError::Invalid { .. } => built.fault(Fault::Request),
         OpError::NoSecret { id } => built
@@ -157,9 +160,8 @@ fn exec(built: BuildError, error: &ExecError) -> BuildError {
 
 fn source(built: BuildError, error: &SourceError) -> BuildError {
     match error {
-        SourceError::Invalid { .. } | SourceError::Command { .. } | SourceError::LongAnswer { .. } => {
-            built.fault(Fault::Source)
-        }
+        SourceError::Invalid { .. } => built.fault(Fault::Source),
+        SourceError::Command { .. } | SourceError::LongAnswer { .. } => built.fault(Fault::Git),
         SourceError::Registry(error) => registry(built, error),
         SourceError::Session(error) => session(built, error),
         SourceError::Store(error) => store(built, error),

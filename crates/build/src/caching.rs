@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use rbuild_cache::{CacheExport, CacheImport, Caches, Client, INLINE_KEY, Known, LocalCache, RemoteCache};
 use rbuild_exporter::{ExportError, InlineCache};
-use rbuild_frontend::{BuildError, ErrorCode};
+use rbuild_frontend::{BuildError, ErrorCode, Fault};
 use rbuild_progress::{Progress, VertexInfo};
 use rbuild_solver::CacheStore;
 use rbuild_store::{LayerBlob, Ref};
@@ -28,6 +28,11 @@ pub(crate) struct BuildCaches {
     exports: Vec<CacheExport>,
 }
 
+/// A cache that makes no sense.
+fn refused(text: String) -> BuildError {
+    BuildError::invalid(text).fault(Fault::Cache)
+}
+
 impl BuildCaches {
     /// Checks what is asked for and starts the imports. An import that makes no sense is a step that failed, as is
     /// one that cannot be reached; an export that makes no sense must not cost a build.
@@ -38,7 +43,7 @@ impl BuildCaches {
         progress: &Progress,
     ) -> Result<Self, BuildError> {
         if request.cache_imports.len().max(request.cache_exports.len()) > MAX_CACHES {
-            return Err(BuildError::invalid(format!("at most {MAX_CACHES} caches to import and to export")));
+            return Err(refused(format!("at most {MAX_CACHES} caches to import and to export")));
         }
         let parse = |(kind, attrs): &(String, BTreeMap<String, String>)| CacheExport::parse(kind, attrs);
         let mut exports: Vec<CacheExport> = request
@@ -46,13 +51,13 @@ impl BuildCaches {
             .iter()
             .map(parse)
             .collect::<Result<_, _>>()
-            .map_err(|error| BuildError::invalid(error.to_string()))?;
+            .map_err(|error| refused(error.to_string()))?;
         let inline = request.what.options().and_then(|options| options.get(INLINE_OPTION));
         if inline.is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))
             && !exports.iter().any(CacheExport::is_inline)
         {
             let inline = CacheExport::parse("inline", &BTreeMap::new());
-            exports.push(inline.map_err(|error| BuildError::invalid(error.to_string()))?);
+            exports.push(inline.map_err(|error| refused(error.to_string()))?);
         }
         let imported =
             request.cache_imports.iter().filter_map(|(kind, attrs)| match CacheImport::parse(kind, attrs) {

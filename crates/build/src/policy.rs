@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rbuild_frontend::{BuildError, ErrorCode};
+use rbuild_frontend::{BuildError, ErrorCode, Fault};
 use rbuild_llb::{Converted, Graph, OpKind, PolicyError, SourceOp, SourcePolicy};
 use rbuild_oci::Platform;
 use rbuild_session::{PolicyDecision, PolicyQuestion, SessionManager, SourceFacts};
@@ -118,7 +118,8 @@ impl Policy {
                     return Err(BuildError::unimplemented(format!(
                         "the client's policy asks who signed source `{}`, which rbuildd does not look up",
                         shown(&source)
-                    )));
+                    ))
+                    .fault(Fault::Policy));
                 }
                 PolicyDecision::AskedForMetadata { .. } => {
                     facts = self.facts(context, &source, platform).await?;
@@ -129,7 +130,7 @@ impl Policy {
             "the client's policy has not decided on source `{}` after {MAX_QUESTIONS} questions",
             shown(&source)
         );
-        Err(BuildError::new(ErrorCode::PermissionDenied, text))
+        Err(BuildError::new(ErrorCode::PermissionDenied, text).fault(Fault::Policy))
     }
 
     async fn facts(
@@ -155,7 +156,7 @@ fn rule_error(error: PolicyError) -> BuildError {
         PolicyError::Denied { .. } | PolicyError::Circle { .. } => ErrorCode::PermissionDenied,
         PolicyError::Rule { .. } | PolicyError::TooManyRules { .. } => ErrorCode::InvalidArgument,
     };
-    BuildError::new(code, error.to_string())
+    BuildError::new(code, error.to_string()).fault(Fault::Policy)
 }
 
 fn denied(source: &SourceOp, reasons: &[String]) -> BuildError {
@@ -163,7 +164,7 @@ fn denied(source: &SourceOp, reasons: &[String]) -> BuildError {
     if !reasons.is_empty() {
         text += &format!(": {}", reasons.join("; "));
     }
-    BuildError::new(ErrorCode::PermissionDenied, text)
+    BuildError::new(ErrorCode::PermissionDenied, text).fault(Fault::Policy)
 }
 
 /// Queries and credentials of addresses are nobody's business.

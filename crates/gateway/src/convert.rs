@@ -47,7 +47,8 @@ fn optional_definition(wire: Option<pb::Definition>) -> Result<Option<Definition
 
 pub(crate) fn solve_request(wire: wire::SolveRequest) -> Result<SolveRequest, BuildError> {
     if !wire.source_policies.is_empty() {
-        return Err(BuildError::unimplemented("source policies are not supported by rbuildd yet"));
+        let text = "source policies are not supported by rbuildd yet";
+        return Err(BuildError::unimplemented(text).fault(rbuild_frontend::Fault::Policy));
     }
     let inputs = (wire.frontend_inputs.into_iter())
         .map(|(name, def)| Ok((name, definition(def)?)))

@@ -83,7 +83,7 @@ impl Entitlements {
 
     /// Checks what an op needs. Every road to the runtime and every graph goes through here.
     ///
-    /// Errors: [`OpError::Denied`]; [`OpError::Unsupported`] for devices.
+    /// Errors: [`OpError::Denied`]; [`OpError::Device`].
     pub fn check_op(&self, op: &OpKind) -> Result<(), OpError> {
         match op {
             OpKind::Exec(exec) => self.check_exec(exec),
@@ -100,7 +100,7 @@ impl Entitlements {
             self.require(Entitlement::SecurityInsecure)?;
         }
         match exec.cdi_devices.iter().find(|device| !device.optional) {
-            Some(device) => Err(OpError::unsupported(format!("CDI device `{}`", device.name))),
+            Some(device) => Err(OpError::Device { name: device.name.clone() }),
             None => Ok(()),
         }
     }

@@ -77,6 +77,12 @@ pub enum OpError {
         /// Who has to grant it.
         missing: &'static str,
     },
+    /// This daemon hands no devices to steps.
+    #[error("CDI device `{name}` is not supported by this daemon")]
+    Device {
+        /// Which device.
+        name: String,
+    },
     /// This daemon does not have the feature.
     #[error("{what} is not supported by this daemon")]
     Unsupported {
@@ -175,7 +181,7 @@ impl OpError {
                 _ => OpErrorKind::Environment,
             },
             Self::Denied { .. } => OpErrorKind::Denied,
-            Self::Unsupported { .. } => OpErrorKind::Unsupported,
+            Self::Unsupported { .. } | Self::Device { .. } => OpErrorKind::Unsupported,
             Self::Invalid { .. } => OpErrorKind::Invalid,
             Self::NoSecret { .. } | Self::NoAgent { .. } => OpErrorKind::NotFound,
             Self::File(error) => error.kind(),

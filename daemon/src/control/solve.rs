@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use rbuild_api::moby::buildkit::v1 as wire;
 use rbuild_build::{BuildRequest, ExporterSpec, What};
 use rbuild_digest::is_safe_id;
-use rbuild_frontend::{BuildError, ErrorCode};
+use rbuild_frontend::{BuildError, ErrorCode, Fault};
 use rbuild_gateway::ClientFrontend;
 use rbuild_llb::{Definition, SourcePolicy};
 use tokio_util::sync::CancellationToken;
@@ -49,7 +49,7 @@ fn build_request(control: &ControlService, wire: wire::SolveRequest) -> Result<B
         return Err(BuildError::unimplemented("the proxy network is not supported by rbuildd"));
     }
     let policy = wire.source_policy.as_ref().map(SourcePolicy::from_wire).transpose();
-    let policy = policy.map_err(|error| BuildError::invalid(error.to_string()))?;
+    let policy = policy.map_err(|error| BuildError::invalid(error.to_string()).fault(Fault::Policy))?;
     let inputs = (wire.frontend_inputs.into_iter())
         .map(|(name, def)| Ok((name, definition(def)?)))
         .collect::<Result<BTreeMap<_, _>, BuildError>>()?;

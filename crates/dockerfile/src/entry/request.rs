@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use rbuild_frontend::{BuildError, Detail, FrontendRequest, ResolveMode};
+use rbuild_frontend::{BuildError, Detail, Fault, FrontendRequest, ResolveMode};
 use rbuild_llb::{Definition, HostIp, LinuxResources, NetMode, Ulimit};
 use rbuild_oci::Platform;
 
@@ -133,7 +133,8 @@ fn check_caps(options: &Options) -> Result<(), BuildError> {
 
 fn check_devices(options: &Options) -> Result<(), BuildError> {
     if !get(options, "device").is_empty() {
-        return Err(BuildError::unimplemented("the option `device` is not supported by rbuild yet"));
+        let refused = BuildError::unimplemented("the option `device` is not supported by rbuild yet");
+        return Err(refused.fault(Fault::Device));
     }
     Ok(())
 }

@@ -97,7 +97,8 @@ impl StageLowering<'_, '_> {
         for word in words {
             for port in self.expand_words(&word)? {
                 self.cx.lint.port(&port, self.lines);
-                let ports = network::parse_ports(&port).map_err(CompileError::new)?;
+                let ports = network::parse_ports(&port);
+                let ports = ports.map_err(|error| CompileError::new(error).word(&word))?;
                 if all.len() + ports.len() > MAX_PORTS {
                     return Err(CompileError::new(format!("EXPOSE names more than {MAX_PORTS} ports")));
                 }

@@ -210,6 +210,7 @@ fn shell(node: &Node) -> Result<Command, CompileError> {
     match node.args {
         NodeArgs::Json(_) => Ok(Command::Shell(words)),
         _ => Err(CompileError::syntax(node.lines, "SHELL requires the arguments to be in JSON form")
+            .word(words.join(" "))
             .hint("for instance SHELL [\"/bin/bash\", \"-c\"]")),
     }
 }

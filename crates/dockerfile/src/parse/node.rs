@@ -228,13 +228,15 @@ fn parse_node(line: &str, escape: char, lines: Lines) -> Result<Node, CompileErr
         "onbuild" => nested(rest, escape, lines)?,
         "add" | "copy" | "volume" => match json_words(rest) {
             JsonWords::Words(words) => NodeArgs::Json(words),
-            JsonWords::NotStrings => return Err(not_strings(lines)),
+            JsonWords::NotStrings => return Err(not_strings(lines).word(rest.trim())),
             JsonWords::No => NodeArgs::Words(fields(rest)),
         },
         "cmd" | "entrypoint" | "run" | "shell" => command_words(rest, lines)?,
         "env" | "label" => {
             let pairs = pairs(&keyword, rest, escape);
-            NodeArgs::Pairs(pairs.map_err(|m| CompileError::at(lines, m).fault(Fault::Arguments))?)
+            NodeArgs::Pairs(pairs.map_err(|(word, message)| {
+                CompileError::at(lines, message).word(word).fault(Fault::Arguments)
+            })?)
         }
         "arg" => NodeArgs::Words(quoted_fields(rest, escape)),
         "healthcheck" => health_words(rest, lines)?,
@@ -308,7 +310,7 @@ fn command_words(rest: &str, lines: Lines) -> Result<NodeArgs, CompileError> {
     }
     match json_words(rest) {
         JsonWords::Words(words) => Ok(NodeArgs::Json(words)),
-        JsonWords::NotStrings => Err(not_strings(lines)),
+        JsonWords::NotStrings => Err(not_strings(lines).word(rest.trim())),
         JsonWords::No => Ok(NodeArgs::Words(vec![rest.to_owned()])),
     }
 }
@@ -338,14 +340,14 @@ pub(crate) fn is_legacy_pair(original: &str, escape: char) -> bool {
     quoted_fields(rest, escape).first().is_some_and(|first| !first.contains('='))
 }
 
-/// `name=value …`, or the old form of one name and the rest of the line.
-fn pairs(keyword: &str, rest: &str, escape: char) -> Result<Vec<(String, String)>, String> {
+/// `name=value …`, or the old form of one name and the rest of the line. Errors: the wrong word, and why.
+fn pairs(keyword: &str, rest: &str, escape: char) -> Result<Vec<(String, String)>, (String, String)> {
     let words = quoted_fields(rest, escape);
     let Some(first) = words.first() else { return Ok(Vec::new()) };
     if !first.contains('=') {
         let mut parts = rest.splitn(2, char::is_whitespace);
         let (Some(name), Some(value)) = (parts.next(), parts.next()) else {
-            return Err(format!("{} must have two arguments", keyword.to_uppercase()));
+            return Err((rest.to_owned(), format!("{} must have two arguments", keyword.to_uppercase())));
         };
         return Ok(vec![(name.to_owned(), value.trim_start().to_owned())]);
     }
@@ -353,10 +355,12 @@ fn pairs(keyword: &str, rest: &str, escape: char) -> Result<Vec<(String, String)
         .iter()
         .map(|word| match word.split_once('=') {
             Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
-            None => Err(format!(
-                "Syntax error - can't find = in {}. Must be of the form: name=value",
-                crate::text::quote(word)
-            )),
+            None => {
+                let quoted = crate::text::quote(word);
+                let message =
+                    format!("Syntax error - can't find = in {quoted}. Must be of the form: name=value");
+                Err((word.clone(), message))
+            }
         })
         .collect()
 }
