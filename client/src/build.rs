@@ -14,8 +14,9 @@ use crate::container::{self, Invoke};
 use crate::context::Context;
 use crate::errors::CommandError;
 use crate::gateway::{self, Gateway};
+use crate::load::{self, Loader};
 use crate::run::{self, Drive, Finished, Look, Offer};
-use crate::spec::{self, Output};
+use crate::spec::{self, Destination, Output};
 use crate::{connect, history, named, policy, signals, ui};
 
 /// What Dockerfiles are made of.
@@ -26,12 +27,7 @@ const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY"
 /// Builds.
 pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Result<(), CommandError> {
     args.refused.check()?;
-    let mode = match (args.quiet, run::mode(&args.progress)?) {
-        (true, _) => Mode::Quiet,
-        // A live view and a process cannot share a terminal.
-        (false, Mode::Auto | Mode::Tty) if args.invoke.is_some() => Mode::Plain,
-        (false, mode) => mode,
-    };
+    let mode = mode(&args)?;
     let mut frontend_attrs = attributes(&args)?;
     let call = Call::of(&args)?;
     if call.is_some() && args.invoke.is_some() {
@@ -41,6 +37,7 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     let invoke = args.invoke.as_deref().map(Invoke::parse).transpose()?;
     let is_looked_at = invoke.as_ref().is_some_and(Invoke::is_before_a_step);
     let outputs = if call.is_some() || is_looked_at { Vec::new() } else { outputs(&args)? };
+    let loader = loader(&args, &outputs).await?;
     frontend_attrs.extend(call.iter().flat_map(Call::attributes));
     let caches = Caches::parse(&args.cache_from, &args.cache_to)?;
     let args = Arc::new(args);
@@ -55,6 +52,7 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
         secrets: args.secret.clone(),
         ssh: args.ssh.clone(),
         outputs,
+        loader,
         shared_key: context.shared_key.clone(),
     };
     let source_policy = args.source_policy_file.as_deref().map(policy::read).transpose()?;
@@ -79,12 +77,31 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     let outcome = match (finished, &call) {
         (Err(error), _) => Err(error),
         (Ok(finished), Some(call)) => answer(&args, call, &finished),
-        (Ok(finished), None) if args.explain => report(&args, &finished)
+        (Ok(finished), None) if args.explain => report(&args, &finished, offer.loader.as_ref())
             .and(history::explain_build(connected.channel.clone(), &finished.id).await),
-        (Ok(finished), None) => report(&args, &finished).and(container::ended(&finished.response)),
+        (Ok(finished), None) => {
+            report(&args, &finished, offer.loader.as_ref()).and(container::ended(&finished.response))
+        }
     };
     connected.close().await;
     outcome
+}
+
+fn mode(args: &BuildArgs) -> Result<Mode, CommandError> {
+    Ok(match (args.quiet, run::mode(&args.progress)?) {
+        (true, _) => Mode::Quiet,
+        // A live view and a process cannot share a terminal.
+        (false, Mode::Auto | Mode::Tty) if args.invoke.is_some() => Mode::Plain,
+        (false, mode) => mode,
+    })
+}
+
+/// Finds the engine for the outputs that are for one.
+async fn loader(args: &BuildArgs, outputs: &[Output]) -> Result<Option<Loader>, CommandError> {
+    match outputs.iter().any(|output| output.destination == Destination::Engine) {
+        true => Loader::find(load::engine(args.load.as_deref())?).await.map(Some),
+        false => Ok(None),
+    }
 }
 
 /// Finds the context and what is named besides. Reads of standard input cannot be interrupted; Ctrl-C leaves them behind.
@@ -193,7 +210,8 @@ fn shm_size(text: Option<&str>) -> Result<Option<String>, CommandError> {
 
 /// The outputs that were asked for; without any, the image is kept in the daemon's store under its names.
 fn outputs(args: &BuildArgs) -> Result<Vec<Output>, CommandError> {
-    let mut outputs = args.output.iter().map(|text| Output::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let parse = |text: &String| Output::parse_or_load(text);
+    let mut outputs = args.output.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     if args.push {
         let image = outputs.iter_mut().find(|output| output.kind == "image");
         if let Some(output) = image {
@@ -204,6 +222,10 @@ fn outputs(args: &BuildArgs) -> Result<Vec<Output>, CommandError> {
             return Err(CommandError::usage("--push needs an image output beside the others")
                 .hint("add -o type=image"));
         }
+    }
+    let is_loaded = outputs.iter().any(|output| output.destination == Destination::Engine);
+    if load::is_asked(args.load.as_deref()) && !is_loaded {
+        outputs.push(Output::parse_or_load("type=docker")?);
     }
     if outputs.is_empty() {
         outputs.push(Output::parse("type=image")?);
@@ -255,7 +277,10 @@ fn answer(args: &BuildArgs, call: &Call, finished: &Finished) -> Result<(), Comm
     call.print(&finished.response, call::dockerfile_path(args).as_deref())
 }
 
-fn report(args: &BuildArgs, finished: &Finished) -> Result<(), CommandError> {
+fn report(args: &BuildArgs, finished: &Finished, loader: Option<&Loader>) -> Result<(), CommandError> {
+    if let (Some(loader), false) = (loader, args.quiet) {
+        loader.said().lines().for_each(ui::note);
+    }
     let digest = |name: &str| finished.response.get(name).cloned();
     let id = digest("containerimage.config.digest").or_else(|| digest("containerimage.digest"));
     if let Some(path) = &args.metadata_file {

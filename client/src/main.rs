@@ -15,12 +15,15 @@ mod disk;
 mod errors;
 mod gateway;
 mod history;
+mod imagetools;
+mod load;
 mod named;
 mod policy;
 mod run;
 mod signals;
 mod solve;
 mod spec;
+mod template;
 mod ui;
 
 use std::process::ExitCode;
@@ -71,6 +74,7 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
         Command::Run(args) => container::run(&connection, *args).await,
         Command::DialStdio => connect::dial_stdio(&connection).await,
         Command::Debug(command) => debug::debug(&connection, command).await,
+        Command::Imagetools(command) => imagetools::imagetools(command).await,
         command => {
             let connected = connect::connect(&connection, false).await?;
             let channel = connected.channel.clone();
@@ -84,6 +88,7 @@ async fn dispatch(cli: Cli) -> Result<(), CommandError> {
                 | Command::Solve(_)
                 | Command::Run(_)
                 | Command::Debug(_)
+                | Command::Imagetools(_)
                 | Command::DialStdio => Ok(()),
             };
             connected.close().await;

@@ -22,6 +22,7 @@ use tonic::transport::Channel;
 use crate::cache::Caches;
 use crate::connect::Connection;
 use crate::errors::{CommandError, os_text};
+use crate::load::Loader;
 use crate::spec::{self, Destination, Output};
 use crate::{MAX_MESSAGE, signals, ui};
 
@@ -49,6 +50,8 @@ pub(crate) struct Offer {
     pub(crate) ssh: Vec<String>,
     /// Outputs in the order of the request's exporters.
     pub(crate) outputs: Vec<Output>,
+    /// Takes the outputs that are for a container engine.
+    pub(crate) loader: Option<Loader>,
     /// Identifies the directories over many builds.
     pub(crate) shared_key: String,
     /// Caches elsewhere.
@@ -103,12 +106,16 @@ fn failed(error: rbuild_session::SessionError) -> CommandError {
     CommandError::new(error.to_string()).fault(Fault::LocalFile)
 }
 
-fn session(offer: &Offer, is_far: bool) -> Result<ClientSession, CommandError> {
-    let mut dirs = LocalDirs::new();
-    dirs.compress(is_far);
-    for (name, path) in &offer.dirs {
-        dirs.add(name, LocalDir::new(path)).map_err(failed)?;
+/// What the docker command line knows of registries.
+pub(crate) fn docker_config() -> Result<DockerConfig, CommandError> {
+    match DockerConfig::default_path() {
+        Some(path) => DockerConfig::load(&path).map_err(failed),
+        None => Ok(DockerConfig::default()),
     }
+}
+
+/// Where outputs go that come to this side.
+fn targets(offer: &Offer) -> Result<ExportTargets, CommandError> {
     let mut targets = ExportTargets::new();
     for (index, output) in offer.exported().enumerate() {
         match &output.destination {
@@ -121,12 +128,25 @@ fn session(offer: &Offer, is_far: bool) -> Result<ClientSession, CommandError> {
                     Ok(Some(Box::new(std::io::stdout()) as Box<dyn Write + Send>))
                 })),
             ),
+            Destination::Engine => {
+                let loader =
+                    offer.loader.clone().ok_or_else(|| CommandError::new("no engine to load into"))?;
+                let open = move |_: &BTreeMap<String, String>| Ok(Some(loader.open()?));
+                targets.add(index, ExportDestination::Stream(Arc::new(open)));
+            }
         }
     }
-    let config = match DockerConfig::default_path() {
-        Some(path) => DockerConfig::load(&path).map_err(failed)?,
-        None => DockerConfig::default(),
-    };
+    Ok(targets)
+}
+
+fn session(offer: &Offer, is_far: bool) -> Result<ClientSession, CommandError> {
+    let mut dirs = LocalDirs::new();
+    dirs.compress(is_far);
+    for (name, path) in &offer.dirs {
+        dirs.add(name, LocalDir::new(path)).map_err(failed)?;
+    }
+    let targets = targets(offer)?;
+    let config = docker_config()?;
     let mut builder = ClientSession::builder()
         .name("rbuildctl")
         .shared_key(offer.shared_key.clone())

@@ -47,6 +47,8 @@ pub(crate) enum Destination {
     File(PathBuf),
     /// Standard output.
     Stdout,
+    /// A container engine of this machine.
+    Engine,
 }
 
 /// One `--output`.
@@ -61,8 +63,18 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Parses `type=…,dest=…`, or a bare path (`-` is a tar on standard output).
+    /// As [`Output::parse_or_load`], where there is no engine to load into.
     pub(crate) fn parse(text: &str) -> Result<Self, CommandError> {
+        let output = Self::parse_or_load(text)?;
+        match output.destination {
+            Destination::Engine => Err(missing(text)),
+            _ => Ok(output),
+        }
+    }
+
+    /// Parses `type=…,dest=…`, or a bare path (`-` is a tar on standard output). A docker archive without a
+    /// destination is for a container engine.
+    pub(crate) fn parse_or_load(text: &str) -> Result<Self, CommandError> {
         let fields = csv(text)?;
         if let [path] = &fields[..]
             && !path.contains('=')
@@ -92,15 +104,13 @@ impl Output {
         mut attrs: BTreeMap<String, String>,
         dest: Option<String>,
     ) -> Result<Self, CommandError> {
-        let missing = || {
-            CommandError::usage(format!("--output {text}: dest is missing"))
-                .hint("dest=PATH, or dest=- for standard output")
-        };
+        let missing = || missing(text);
         if matches!(kind.as_str(), "oci" | "docker") && attrs.get("tar").is_some_and(|tar| is_false(tar)) {
             return Err(CommandError::usage(format!("--output {text}: tar=false is not supported"))
                 .hint("unpack the archive: it is an OCI layout"));
         }
         let destination = match kind.as_str() {
+            "docker" if dest.is_none() => Destination::Engine,
             "local" => Destination::Directory(dest.ok_or_else(missing)?.into()),
             "tar" | "oci" | "docker" => match dest.ok_or_else(missing)?.as_str() {
                 "-" => Destination::Stdout,
@@ -121,6 +131,11 @@ impl Output {
         };
         Ok(Self { kind, attrs, destination })
     }
+}
+
+fn missing(text: &str) -> CommandError {
+    CommandError::usage(format!("--output {text}: dest is missing"))
+        .hint("dest=PATH, or dest=- for standard output")
 }
 
 /// As Go programs spell it.
@@ -243,9 +258,11 @@ mod tests {
         assert_eq!(Output::parse("-").unwrap().kind, "tar");
         let pushed = Output::parse("type=registry,name=x").unwrap();
         assert_eq!((pushed.kind.as_str(), pushed.attrs["push"].as_str()), ("image", "true"));
+        assert_eq!(Output::parse_or_load("type=docker").unwrap().destination, Destination::Engine);
         for bad in [
             "",
             "type=oci",
+            "type=docker",
             "dest=x",
             "type=nosuch,dest=x",
             "type=image,dest=x",

@@ -20,6 +20,11 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control() || *c == '\t').collect()
 }
 
+/// As [`plain`], for texts of many lines.
+pub(crate) fn plain_lines(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || matches!(c, '\t' | '\n')).collect()
+}
+
 /// A line for the person at the terminal.
 pub(crate) fn note(line: &str) {
     write(&mut std::io::stderr(), line);

@@ -18,14 +18,28 @@ pub struct TestRegistry {
 impl TestRegistry {
     /// Starts an empty registry.
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// Starts an empty registry that wants to know who asks; `login` is a line of an htpasswd file (bcrypt).
+    pub fn start_with_login(login: &str) -> Self {
+        Self::start_with(login)
+    }
+
+    fn start_with(login: &str) -> Self {
         let space = TestSpace::new();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let host = format!("127.0.0.1:{port}");
         let root = space.at("data");
-        let config = format!(
+        let mut config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: {host}}}\n",
             root.display()
         );
+        if !login.is_empty() {
+            space.write("htpasswd", login);
+            config +=
+                &format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", space.at("htpasswd").display());
+        }
         space.write("config.yml", config);
         let child = crate::daemon::spawn_tied("docker-registry", |command| {
             command.arg("serve").arg(space.at("config.yml"));

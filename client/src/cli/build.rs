@@ -53,6 +53,9 @@ pub(crate) struct BuildArgs {
     /// Label of the image, NAME=VALUE (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) label: Vec<String>,
+    /// Load the result into a container engine of this machine: docker, podman, containerd, or the first that is there
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "ENGINE")]
+    pub(crate) load: Option<String>,
     /// Write the result's metadata to a file (JSON)
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
@@ -127,9 +130,6 @@ pub(crate) struct Refused {
     attest: Vec<String>,
     #[arg(long, hide = true)]
     builder: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
-          action = ArgAction::Set)]
-    load: bool,
     #[arg(long, hide = true)]
     policy: Vec<String>,
     #[arg(long, hide = true)]
@@ -148,7 +148,6 @@ impl Refused {
         let refused = [
             (!self.attest.is_empty(), "--attest", ATTEST),
             (self.builder.is_some(), "--builder", "name the daemon with --addr"),
-            (self.load, "--load", "use -o type=docker,dest=FILE and load the archive"),
             (
                 !self.policy.is_empty(),
                 "--policy",

@@ -2,6 +2,7 @@
 
 mod build;
 mod history;
+mod imagetools;
 mod run;
 mod solve;
 
@@ -11,6 +12,7 @@ use clap::{Parser, Subcommand};
 
 pub(crate) use build::BuildArgs;
 pub(crate) use history::{BuildName, HistoryCommand};
+pub(crate) use imagetools::{CreateArgs, ImagetoolsCommand, InspectArgs};
 pub(crate) use run::RunArgs;
 pub(crate) use solve::SolveArgs;
 
@@ -75,6 +77,9 @@ pub(crate) enum Command {
     /// Look at the builds that ran
     #[command(subcommand)]
     History(HistoryCommand),
+    /// Look at images in registries and make new ones of them
+    #[command(subcommand)]
+    Imagetools(ImagetoolsCommand),
     /// Connect standard input and output to the local daemon (used over ssh)
     #[command(hide = true)]
     DialStdio,
