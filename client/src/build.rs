@@ -44,6 +44,7 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     let context = find_context(args.clone()).await?;
     frontend_attrs.extend(context.attrs.iter().cloned());
     frontend_attrs.extend(caches.frontend_attribute());
+    let id = random_id();
     let offer = Offer {
         dirs: context.dirs.clone(),
         uploads: context.uploads.clone(),
@@ -57,13 +58,13 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     };
     let source_policy = args.source_policy_file.as_deref().map(policy::read).transpose()?;
     let mut request = SolveRequest { entitlements: args.allow.clone(), source_policy, ..Default::default() };
+    request.r#ref.clone_from(&id);
     let connected = connect::connect(connection, true).await?;
     let drive = if call.is_none() && invoke.is_none() {
         request.frontend = FRONTEND.into();
         request.frontend_attrs = frontend_attrs;
         None
     } else {
-        request.r#ref = random_id();
         let gateway = Gateway::new(connected.channel.clone(), &request.r#ref);
         let drive: Drive<'_> = match &invoke {
             Some(invoke) => Box::pin(invoke.drive(gateway, FRONTEND.into(), frontend_attrs)),
@@ -74,15 +75,15 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     let look =
         Look { mode, details: args.debug, hint: Some("use --debug to expand"), totals: call.is_none() };
     let finished = run::run_driven(&connected, &offer, look, request, drive).await;
-    let outcome = match (finished, &call) {
+    let mut outcome = match (finished, &call) {
         (Err(error), _) => Err(error),
         (Ok(finished), Some(call)) => answer(&args, call, &finished),
-        (Ok(finished), None) if args.explain => report(&args, &finished, offer.loader.as_ref())
-            .and(history::explain_build(connected.channel.clone(), &finished.id).await),
-        (Ok(finished), None) => {
-            report(&args, &finished, offer.loader.as_ref()).and(container::ended(&finished.response))
-        }
+        (Ok(finished), None) => report(&args, &finished, offer.loader.as_ref()),
     };
+    if args.explain && call.is_none() {
+        // A build that was refused or broken off has no explanation, but an error that says why.
+        outcome = outcome.and(history::explain_build(connected.channel.clone(), &id).await);
+    }
     connected.close().await;
     outcome
 }
@@ -299,5 +300,5 @@ fn report(args: &BuildArgs, finished: &Finished, loader: Option<&Loader>) -> Res
             ui::print(&id);
         }
     }
-    Ok(())
+    container::ended(&finished.response)
 }

@@ -253,7 +253,7 @@ pub(crate) async fn run_driven(
     let show = renderer.run(ReceiverStream::new(shown));
     let solving = async {
         let solved = tokio::select! {
-            solved = driven(control.solve(request), drive) => solved,
+            solved = driven(control.solve(in_trace(request)), drive) => solved,
             ended = lost(&session, channel) => Err(ended),
             () = signals::stop() => Err(tonic::Status::cancelled("interrupted")),
         };
@@ -301,6 +301,16 @@ async fn driven(
 fn with(mut response: SolveResponse, said: BTreeMap<String, String>) -> SolveResponse {
     response.exporter_response.extend(said);
     response
+}
+
+/// As part of the trace that this program was started in, for instance by a pipeline.
+fn in_trace(request: SolveRequest) -> tonic::Request<SolveRequest> {
+    let mut request = tonic::Request::new(request);
+    let parent = std::env::var("TRACEPARENT").ok().and_then(|parent| parent.parse().ok());
+    if let Some(parent) = parent {
+        request.metadata_mut().insert("traceparent", parent);
+    }
+    request
 }
 
 /// Serves the session. Its end is a failure only if the build's answer does not follow at once: a daemon that shuts

@@ -23,6 +23,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use crate::config::{Config, Tls};
 use crate::control::{ControlService, Health, worker_record};
 use crate::listen::{self, Bound};
+use crate::metrics;
 use crate::telemetry::Traces;
 
 /// Upstream's limit for one message, both ways. Source: protocol notes, "Connections".
@@ -46,6 +47,7 @@ pub(crate) struct App {
     forwarded: Arc<ForwardedBuilds>,
     listeners: Vec<Bound>,
     trace_socket: Option<Bound>,
+    metrics: Option<TcpListener>,
 }
 
 impl App {
@@ -69,8 +71,12 @@ impl App {
             Some(path) => Some(listen::bind_unix(path, &config).context("binding the trace socket")?),
             None => None,
         };
+        let metrics = match &config.metrics_address {
+            Some(address) => Some(metrics::bind(address).await?),
+            None => None,
+        };
         let forwarded = Arc::new(ForwardedBuilds::default());
-        Ok(Self { config, builder: Arc::new(builder), forwarded, listeners, trace_socket })
+        Ok(Self { config, builder: Arc::new(builder), forwarded, listeners, trace_socket, metrics })
     }
 
     /// Serves until SIGTERM or SIGINT, then drains: running builds may finish within the configured time, new
@@ -82,6 +88,7 @@ impl App {
         let mut servers = JoinSet::new();
         let service = ControlService::new(self.builder.clone(), self.forwarded.clone(), &self.config);
         let workers = vec![worker_record(&self.builder, &self.config)];
+        let traces = Traces(self.builder.tracer().clone());
         let bridge = Arc::new(BridgeService::new(self.forwarded.clone(), workers));
         for listener in self.listeners {
             tracing::info!("listening on {listener}");
@@ -89,12 +96,15 @@ impl App {
                 Bound::Tcp(..) => self.config.tls.as_ref(),
                 Bound::Unix(..) => None,
             };
-            let router = router(tls, service.clone(), bridge.clone())?;
+            let router = router(tls, service.clone(), bridge.clone(), traces.clone())?;
             servers.spawn(serve(router, listener, goodbye.clone()));
         }
         if let Some(socket) = self.trace_socket {
-            let router = Server::builder().add_service(TraceServiceServer::new(Traces));
+            let router = Server::builder().add_service(TraceServiceServer::new(traces));
             servers.spawn(serve(router, socket, goodbye.clone()));
+        }
+        if let Some(listener) = self.metrics {
+            servers.spawn(metrics::serve(listener, self.builder.clone(), goodbye.clone()));
         }
         let gc = self.builder.start_gc();
         notify(&[sd_notify::NotifyState::Ready]);
@@ -148,7 +158,12 @@ fn notify(state: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-fn router(tls: Option<&Tls>, control: ControlService, bridge: Arc<BridgeService>) -> anyhow::Result<Router> {
+fn router(
+    tls: Option<&Tls>,
+    control: ControlService,
+    bridge: Arc<BridgeService>,
+    traces: Traces,
+) -> anyhow::Result<Router> {
     let mut server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -172,7 +187,7 @@ fn router(tls: Option<&Tls>, control: ControlService, bridge: Arc<BridgeService>
         .add_service(content)
         .add_service(bridge)
         .add_service(HealthServer::new(Health))
-        .add_service(TraceServiceServer::new(Traces)))
+        .add_service(TraceServiceServer::new(traces)))
 }
 
 fn tls_config(tls: &Tls) -> anyhow::Result<ServerTlsConfig> {

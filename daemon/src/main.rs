@@ -5,6 +5,7 @@ mod app;
 mod config;
 mod control;
 mod listen;
+mod metrics;
 mod telemetry;
 
 use std::process::ExitCode;

@@ -1,9 +1,10 @@
-//! Logs, and the trace service that clients and steps may send spans to.
+//! Logs, and the trace service that clients and steps send spans to.
 
 use std::io::{IsTerminal as _, Write as _};
 
 use rbuild_api::otlp::trace_service_server::TraceService;
 use rbuild_api::otlp::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use rbuild_build::Tracer;
 use tonic::{Request, Response, Status};
 use tracing_subscriber::EnvFilter;
 
@@ -35,16 +36,17 @@ pub(crate) fn complain(error: &anyhow::Error) {
     }
 }
 
-/// Takes spans from clients and steps. Without a configured exporter they go nowhere, as with upstream.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Traces;
+/// Takes spans from clients and steps: for the history of the builds that they belong to, and for a collector.
+#[derive(Debug, Clone)]
+pub(crate) struct Traces(pub(crate) Tracer);
 
 #[tonic::async_trait]
 impl TraceService for Traces {
     async fn export(
         &self,
-        _request: Request<ExportTraceServiceRequest>,
+        request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        Ok(Response::new(ExportTraceServiceResponse {}))
+        self.0.receive(request.into_inner());
+        Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }

@@ -47,3 +47,17 @@ fn the_root_causes_of_what_ran_are_told_after_the_build() {
     let told = explain(&daemon, &space, &["--build-arg", "VERSION=2"]);
     assert!(told.contains("its result was not in the cache"), "{told}");
 }
+
+#[test]
+fn failed_builds_are_explained_too() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write("Dockerfile", "FROM busybox\nCOPY f /f\nRUN grep -q good /f\n").write("f", "good");
+    assert!(explain(&daemon, &space, &[]).contains("COPY f /f: no earlier run"));
+    space.write("f", "bad");
+    let failed = daemon.ctl(space.path(), &["build", "-q", "--explain", "."]).failure();
+    assert!(failed.stderr.contains("[2/3] COPY f /f: f changed\n"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("exit code: 1"), "{}", failed.stderr);
+    let all = daemon.ctl(space.path(), &["history", "explain"]).success();
+    assert!(all.stdout.contains("RUN grep -q good /f: follows [2/3] COPY f /f"), "{}", all.stdout);
+}

@@ -37,6 +37,7 @@ mod d6_debug;
 mod d6_run;
 mod daemonless;
 mod debug_compile;
+mod e1_observe;
 mod e2_remote;
 mod e7_drain;
 mod f1_progress;

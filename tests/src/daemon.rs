@@ -10,6 +10,8 @@ use crate::{TestOutput, TestSpace, binary, registry};
 pub struct DaemonOptions {
     /// More command line.
     pub args: Vec<String>,
+    /// More variables of its environment.
+    pub env: Vec<(String, String)>,
     /// More configuration (TOML).
     pub config: String,
     /// State directory; empty is one below the daemon's space.
@@ -92,6 +94,7 @@ impl TestDaemon {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(binary("rbuildd"));
         command.arg("--root").arg(self.root()).arg("--addr").arg(self.addr());
+        command.envs(self.options.env.iter().cloned());
         command.arg("--config").arg(self.space.at("rbuildd.toml")).arg("--debug").args(&self.options.args);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(spawn_lasting(command).unwrap());

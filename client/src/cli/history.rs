@@ -50,6 +50,11 @@ pub(crate) enum HistoryCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Print the OpenTelemetry trace of a build: one JSON object per span, as BuildKit keeps them
+    Trace {
+        #[command(flatten)]
+        build: BuildName,
+    },
     /// Forget builds
     Rm {
         /// References, as `ls` shows them

@@ -3,6 +3,7 @@
 mod explain;
 mod list;
 mod timeline;
+mod trace;
 
 use std::time::SystemTime;
 
@@ -59,6 +60,10 @@ pub(crate) async fn history(channel: Channel, command: HistoryCommand) -> Result
                 explain::lines(&steps, &timeline, Depth::All).iter().for_each(|line| ui::print(line));
             }
             Ok(())
+        }
+        HistoryCommand::Trace { build } => {
+            let id = find(&mut control, &build).await?.r#ref;
+            trace::print(channel, &mut control, &id).await
         }
         HistoryCommand::Rm { builds, all } => remove(&mut control, builds, all).await,
         HistoryCommand::Pin { build } => pin(&mut control, &build, true).await,

@@ -90,9 +90,39 @@ pub mod grpc {
         }
     }
 }
-/// Traces that clients and steps send.
+/// OpenTelemetry's protocol, nested as generated code expects it.
+pub mod opentelemetry {
+    pub mod proto {
+        pub mod common {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.common.v1");
+            }
+        }
+        pub mod resource {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.resource.v1");
+            }
+        }
+        pub mod trace {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.trace.v1");
+            }
+        }
+        pub mod collector {
+            pub mod trace {
+                pub mod v1 {
+                    tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
+                }
+            }
+        }
+    }
+}
+/// Traces: what the service takes, and what it is made of.
 pub mod otlp {
-    tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
+    pub use super::opentelemetry::proto::collector::trace::v1::*;
+    pub use super::opentelemetry::proto::common::v1::*;
+    pub use super::opentelemetry::proto::resource::v1::Resource;
+    pub use super::opentelemetry::proto::trace::v1::*;
 }
 /// What rbuildd offers beyond BuildKit's protocol.
 pub mod rbuild {

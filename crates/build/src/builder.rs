@@ -19,6 +19,7 @@ use rbuild_source::{
     Source,
 };
 use rbuild_store::{GcPolicy, SnapshotterKind, Store, StoreOptions};
+use rbuild_trace::Tracer;
 use rbuild_worker::{Entitlements, LlbOp, Worker, WorkerOptions};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::builds::Builds;
 use crate::explain::{BuildArgs, Explained, Explainer, Memory, TargetName};
 use crate::history::{EncodeError, History, HistoryLimits, HistoryRefusal};
+use crate::metrics::Metrics;
 use crate::request::{BuildOutcome, BuildRequest};
 use crate::run;
 
@@ -57,6 +59,8 @@ pub struct BuilderOptions {
     pub gc: Option<Vec<GcPolicy>>,
     /// How many ended builds are kept.
     pub history: HistoryLimits,
+    /// Traces what builds do.
+    pub tracer: Tracer,
     /// How errors are kept.
     pub encode_error: EncodeError,
     /// Repositories of frontend images that the Dockerfile frontend in here stands in for.
@@ -139,6 +143,8 @@ pub struct Builder {
     pub(crate) builds: Arc<Builds>,
     pub(crate) memory: Memory,
     history: History,
+    tracer: Tracer,
+    pub(crate) metrics: Metrics,
     tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) gc: Option<Vec<GcPolicy>>,
@@ -187,6 +193,8 @@ impl Builder {
             Arc::new(rbuild_dockerfile::DockerfileFrontend::standing_in_for(options.built_in_frontends));
         let mut frontends = BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile)]);
         frontends.extend(options.image_frontend.map(|frontend| ("gateway.v0".to_owned(), frontend)));
+        let (tracer, encode) = (options.tracer.clone(), options.encode_error);
+        let history = History::open(store.clone(), options.history, encode, tracer);
         Ok(Self {
             worker,
             solver: Solver::new(vec![cache], SolverOptions::default()),
@@ -196,8 +204,9 @@ impl Builder {
             entitlements,
             builds: Arc::default(),
             memory: Memory::open(store.root().join("explain")).map_err(OpenError::Explain)?,
-            history: History::open(store.clone(), options.history, options.encode_error)
-                .map_err(OpenError::History)?,
+            history: history.map_err(OpenError::History)?,
+            tracer: options.tracer,
+            metrics: Metrics::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             gc: options.gc,
@@ -226,6 +235,7 @@ impl Builder {
         let (recording, progress) = begun.map_err(|error| log_error(&request.id, error))?;
         let running = self.builds.register(&request.id, &progress)?;
         let builder = self.clone();
+        let (tally, internal) = (progress.clone(), request.internal);
         let id = request.id.clone();
         let task = self.tasks.spawn(async move {
             let begun = std::time::Instant::now();
@@ -237,6 +247,9 @@ impl Builder {
                 built => built,
             };
             let explained = explaining.finish(&builder, explainer).await;
+            if !internal {
+                builder.metrics.ended(&outcome, tally.tally(), begun.elapsed());
+            }
             recording.finish(&outcome, explained).await;
             drop(running);
             builder.build_ended.notify_one();
@@ -275,6 +288,18 @@ impl Builder {
     pub(crate) fn caches(&self) -> Caches {
         let (registry, sessions) = (self.exporters.registry.clone(), self.sessions.clone());
         Caches { store: self.store.clone(), registry, sessions, http: self.http.clone() }
+    }
+
+    /// Takes spans of clients and steps.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
+    /// What happened since the start, and what goes on.
+    pub fn metrics(&self) -> &Metrics {
+        let running = self.worker.working();
+        self.metrics.refresh(self.builds.len(), self.sessions.ids().len(), running);
+        &self.metrics
     }
 
     /// Clients' sessions.
@@ -325,6 +350,8 @@ impl Builder {
     /// Ends all sessions and writes the store's last state to the disk.
     pub async fn close(&self) {
         self.sessions.shutdown().await;
+        self.history.close().await;
+        self.tracer.close().await;
         if let Err(error) = self.store.sync().await {
             tracing::warn!(error = %error, "closing the store");
         }

@@ -92,6 +92,11 @@ impl Builds {
         self.idle.notified().await;
     }
 
+    /// How many run.
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().builds.len()
+    }
+
     /// Whether none runs.
     pub(crate) fn is_empty(&self) -> bool {
         self.state.lock().builds.is_empty()

@@ -18,6 +18,7 @@ mod explain;
 mod files;
 mod history;
 mod idle;
+mod metrics;
 mod nested;
 mod policy;
 mod process;
@@ -32,6 +33,8 @@ pub use history::{
     EncodeError, History, HistoryBlob, HistoryError, HistoryEvent, HistoryEventKind, HistoryLimits,
     HistoryRecord, HistoryRefusal,
 };
+pub use metrics::Metrics;
 pub use rbuild_dockerfile::BUILT_IN;
+pub use rbuild_trace::{ExportSettings, SettingsError, TraceContext, Tracer};
 pub use request::{BuildOutcome, BuildRequest, ExporterSpec, What};
 pub use upkeep::GcTask;

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use rbuild_frontend::Frontend;
 use rbuild_llb::{Definition, SourcePolicy};
+use rbuild_trace::TraceContext;
 use serde::{Deserialize, Serialize};
 
 /// One build, as a client asks for it.
@@ -16,6 +17,10 @@ pub struct BuildRequest {
     pub policy: Option<SourcePolicy>,
     /// The session whose policy is asked about every source; empty if there is none.
     pub policy_session: String,
+    /// The client asks something for itself: not shown among builds.
+    pub internal: bool,
+    /// The client's trace that it is part of.
+    pub trace: Option<TraceContext>,
     /// What is built.
     pub what: What,
     /// Where the result goes; empty: it is computed and kept in the cache.

@@ -66,6 +66,7 @@ impl Builder {
         let Some(policies) = &self.gc else { return };
         match self.store().gc(policies).await {
             Ok(pruned) => {
+                self.metrics.collected(pruned.records.len(), pruned.bytes);
                 tracing::debug!(records = pruned.records.len(), bytes = pruned.bytes, "garbage collected");
             }
             Err(error) => tracing::warn!(error = %error, "collecting garbage"),

@@ -14,7 +14,7 @@ use crate::error::OpError;
 /// with the longest way to the end, as far as earlier runs tell; then who came first.
 #[derive(Debug, Clone)]
 pub struct Permits {
-    shared: Option<Arc<Shared>>,
+    shared: Arc<Shared>,
 }
 
 /// For whom a permit is asked.
@@ -94,18 +94,19 @@ impl Shared {
 impl Permits {
     /// `parallelism` at once; 0 is no limit.
     pub fn new(parallelism: usize) -> Self {
-        let state = State { free: parallelism, running: HashMap::new(), waiting: Vec::new(), arrivals: 0 };
-        let shared = (parallelism > 0).then(|| Arc::new(Shared { state: Mutex::new(state) }));
-        Self { shared }
+        let free = if parallelism == 0 { usize::MAX } else { parallelism };
+        let state = State { free, running: HashMap::new(), waiting: Vec::new(), arrivals: 0 };
+        Self { shared: Arc::new(Shared { state: Mutex::new(state) }) }
+    }
+
+    /// How many are in use.
+    pub(crate) fn in_use(&self) -> usize {
+        self.shared.state.lock().running.values().sum()
     }
 
     /// Waits for a permit, or for `cancel`.
-    pub(crate) async fn take(
-        &self,
-        claim: Claim,
-        cancel: &CancellationToken,
-    ) -> Result<Option<Permit>, OpError> {
-        let Some(shared) = &self.shared else { return Ok(None) };
+    pub(crate) async fn take(&self, claim: Claim, cancel: &CancellationToken) -> Result<Permit, OpError> {
+        let shared = &self.shared;
         let permit = {
             let mut state = shared.state.lock();
             let (served, permit) = oneshot::channel();
@@ -119,7 +120,7 @@ impl Permits {
             biased;
             () = cancel.cancelled() => Err(OpError::Cancelled),
             permit = permit => {
-                permit.map(Some).map_err(|_| OpError::Internal { detail: "a permit was lost".into() })
+                permit.map_err(|_| OpError::Internal { detail: "a permit was lost".into() })
             }
         }
     }
@@ -179,7 +180,7 @@ mod tests {
         let cancel = CancellationToken::new();
         let mut held = Vec::new();
         for _ in 0..count {
-            held.extend(permits.take(claim(build, 0), &cancel).await.unwrap());
+            held.push(permits.take(claim(build, 0), &cancel).await.unwrap());
         }
         held
     }
@@ -194,8 +195,11 @@ mod tests {
         drop(held);
         // The place of the one who left is nobody's.
         let fresh = CancellationToken::new();
-        assert!(permits.take(claim("a", 0), &fresh).await.unwrap().is_some());
-        assert!(Permits::new(0).take(claim("a", 0), &cancel).await.unwrap().is_none());
+        drop(permits.take(claim("a", 0), &fresh).await.unwrap());
+        assert_eq!(permits.in_use(), 0);
+        let unlimited = Permits::new(0);
+        let held = self::held(&unlimited, "a", 100).await;
+        assert_eq!((held.len(), unlimited.in_use()), (100, 100));
     }
 
     #[tokio::test]

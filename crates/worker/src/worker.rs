@@ -82,6 +82,11 @@ impl Worker {
         }
     }
 
+    /// Steps that run a process or change files now.
+    pub fn working(&self) -> usize {
+        self.permits.in_use()
+    }
+
     /// Keeps what it has learnt of steps for the next daemon.
     pub async fn save(&self) {
         if let Err(error) = self.durations.save(&self.options.store).await {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 
 use super::file::{ConfigFile, OciWorkerFile};
-use super::size::Size;
+use super::size::{Size, Span};
 use super::{Config, ConfigError, Network, Snapshotter, Tls};
 
 /// Where things are when nobody says otherwise.
@@ -123,6 +124,9 @@ pub(crate) struct Cli {
     /// Unix socket on which spans of steps and clients are taken
     #[arg(long, value_name = "PATH")]
     pub(crate) otel_socket_path: Option<PathBuf>,
+    /// Serve metrics for Prometheus at http://HOST:PORT/metrics, to anyone who can connect
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) metrics_addr: Option<String>,
     /// End, as after SIGTERM, when standard input (a pipe) is closed: for whoever starts a daemon of its own
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
@@ -171,7 +175,11 @@ impl Refused {
         let on = |switch: Option<bool>| switch == Some(true);
         let refused = [
             (on(self.rootless) || on(self.oci_worker_rootless), "--rootless", "run rbuildd as root"),
-            (self.debugaddr.is_some(), "--debugaddr", "there is no debug server"),
+            (
+                self.debugaddr.is_some(),
+                "--debugaddr",
+                "metrics are served at --metrics-addr, there are no profiles",
+            ),
             (on(self.proxy_network), "--proxy-network", NETWORK),
             (on(self.save_cache_debug), "--save-cache-debug", "there is no such dump"),
             (self.cdi_disabled == Some(false), "--cdi-disabled=false", "devices are not supported"),
@@ -215,6 +223,11 @@ fn listen_on(flags: &[String], file: &[String]) -> Vec<String> {
         ([], file) => file.to_vec(),
         (flags, _) => flags.to_vec(),
     }
+}
+
+fn drain(flag: Option<u64>, file: Option<Span>) -> Duration {
+    let flag = flag.map(Duration::from_secs);
+    flag.or(file.map(|span| span.0)).unwrap_or(Duration::from_secs(DEFAULT_DRAIN_SECS))
 }
 
 fn max_size(setting: &str, flag: Option<&str>, file: Option<Size>, default: u64) -> Result<u64, ConfigError> {
@@ -287,14 +300,11 @@ impl Cli {
             registries,
             dns: file.dns,
             network,
-            trace_socket: self.otel_socket_path,
+            trace_socket: self.otel_socket_path.or(file.otel.socket_path),
+            metrics_address: self.metrics_addr.or(file.metrics.address),
             history: file.history,
             frontends: file.frontend,
-            drain: self
-                .drain_timeout
-                .map(std::time::Duration::from_secs)
-                .or(file.drain_timeout.map(|s| s.0))
-                .unwrap_or(std::time::Duration::from_secs(DEFAULT_DRAIN_SECS)),
+            drain: drain(self.drain_timeout, file.drain_timeout),
             until_stdin_closes: self.until_stdin_closes,
         })
     }

@@ -28,7 +28,8 @@ pub(super) struct ConfigFile {
     pub(super) history: HistoryFile,
     pub(super) frontend: BTreeMap<String, FrontendFile>,
     pub(super) system: Option<toml::Value>,
-    pub(super) otel: Option<toml::Value>,
+    pub(super) otel: OtelFile,
+    pub(super) metrics: MetricsFile,
     pub(super) cdi: CdiFile,
 }
 
@@ -146,6 +147,21 @@ pub(crate) struct GcPolicyFile {
     pub(crate) filters: Vec<String>,
 }
 
+/// The socket on which spans are taken. Where traces go is said by the environment, as everywhere.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct OtelFile {
+    #[serde(rename = "socketPath")]
+    pub(super) socket_path: Option<PathBuf>,
+}
+
+/// Where metrics are served.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct MetricsFile {
+    pub(super) address: Option<String>,
+}
+
 /// How many ended builds are kept.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -218,6 +234,7 @@ impl ConfigFile {
     }
 
     fn refuse_unsupported(&self) -> Result<(), ConfigError> {
+        const NO_CNI: &str = "network modes are host, bridge and none; a bridge is made by rbuildd itself";
         let oci = &self.worker.oci;
         let refused = [
             (
@@ -238,19 +255,18 @@ impl ConfigFile {
                 "`[worker.oci] apparmor-profile`",
                 "remove it",
             ),
-            (
-                oci.cni_pool_size.is_some_and(|n| n > 0),
-                "`[worker.oci] cniPoolSize`",
-                "network modes are host, bridge and none; a bridge is made by rbuildd itself",
-            ),
+            (oci.cni_pool_size.is_some_and(|n| n > 0), "`[worker.oci] cniPoolSize`", NO_CNI),
             (
                 oci.cni_config_path.is_some() || oci.cni_binary_path.is_some(),
                 "`[worker.oci] cniConfigPath` and `cniBinaryPath`",
-                "network modes are host, bridge and none; a bridge is made by rbuildd itself",
+                NO_CNI,
             ),
             (self.system.is_some(), "`[system]`", "platforms are looked up once, at start"),
-            (self.grpc.debug_address.is_some(), "`[grpc] debugAddress`", "remove it"),
-            (self.otel.is_some(), "`[otel]`", "remove it"),
+            (
+                self.grpc.debug_address.is_some(),
+                "`[grpc] debugAddress`",
+                "metrics are served at `[metrics] address`, there are no profiles",
+            ),
             (self.cdi.disabled == Some(false), "`[cdi] disabled = false`", "devices are not supported"),
             (
                 self.frontend.get("dockerfile.v0").is_some_and(|f| f.enabled == Some(false)),

@@ -40,6 +40,7 @@ pub(crate) struct Config {
     pub(crate) dns: file::DnsFile,
     pub(crate) network: Network,
     pub(crate) trace_socket: Option<PathBuf>,
+    pub(crate) metrics_address: Option<String>,
     pub(crate) drain: std::time::Duration,
     pub(crate) history: HistoryFile,
     pub(crate) frontends: BTreeMap<String, FrontendFile>,

@@ -16,6 +16,7 @@ use super::{ControlService, Reply, ReplyStream, refuse, timestamp};
 /// Media types of what is kept beside a record. Source: a peer's records.
 const LOG: &str = "application/vnd.buildkit.status.v0";
 const ERROR: &str = "application/vnd.googeapis.google.rpc.status+proto";
+const TRACE: &str = "application/vnd.buildkit.otlp.json.v0";
 
 /// Existing builds first, oldest first; then the news, unless the client wants to leave early.
 pub(super) fn listen(
@@ -76,8 +77,7 @@ pub(super) async fn update(
     let done = if request.delete {
         history.delete(id).await
     } else if request.finalize {
-        // There is nothing left to write: a record is whole when it appears.
-        history.get(id).map(drop).ok_or_else(|| HistoryRefusal::Unknown(id.clone()))
+        history.finalize(id).await
     } else {
         history.pin(id, request.pinned).await
     };
@@ -139,7 +139,7 @@ fn record(record: &Arc<HistoryRecord>) -> wire::BuildHistoryRecord {
         result: Some(result(record)),
         results: Default::default(),
         generation: i32::try_from(record.generation).unwrap_or(i32::MAX),
-        trace: None,
+        trace: record.trace.map(|trace| descriptor(trace, TRACE)),
         pinned: record.pinned,
         num_cached_steps: count(record.tally.cached),
         num_total_steps: count(record.tally.total),

@@ -19,9 +19,10 @@ use rbuild_api::grpc::health::v1::health_check_response::ServingStatus;
 use rbuild_api::grpc::health::v1::{HealthCheckRequest, HealthCheckResponse, health_server};
 use rbuild_api::moby::buildkit::v1 as wire;
 use rbuild_api::moby::buildkit::v1::control_server::Control;
-use rbuild_build::Builder;
+use rbuild_build::{Builder, TraceContext};
 use rbuild_frontend::BuildError;
 use rbuild_gateway::{ForwardedBuilds, to_status};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::config::Config;
@@ -53,6 +54,11 @@ fn timestamp(millis: i64) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp { seconds: millis.div_euclid(1_000), nanos })
 }
 
+/// The caller's place in its trace, if it says so.
+fn traceparent(metadata: &MetadataMap) -> Option<TraceContext> {
+    TraceContext::parse(metadata.get("traceparent")?.to_str().ok()?)
+}
+
 fn refuse(error: &BuildError) -> Status {
     to_status(error)
 }
@@ -70,7 +76,8 @@ impl Control for ControlService {
     }
 
     async fn solve(&self, request: Request<wire::SolveRequest>) -> Reply<wire::SolveResponse> {
-        solve::solve(self, request.into_inner()).await
+        let trace = traceparent(request.metadata());
+        solve::solve(self, request.into_inner(), trace).await
     }
 
     type StatusStream = ReplyStream<wire::StatusResponse>;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbuild_build::{BuilderOptions, HistoryLimits, StepNetwork};
+use rbuild_build::{BuilderOptions, ExportSettings, HistoryLimits, StepNetwork, Tracer};
 use rbuild_exec::{BridgeOptions, DnsConfig};
 use rbuild_frontend::Frontend;
 use rbuild_gateway::{ImageFrontend, ImageFrontendOptions};
@@ -45,6 +45,7 @@ pub(crate) fn builder_options(
         network: step_network(&config.network)?,
         gc: config.gc.then(|| gc_policies(config)),
         history: history_limits(config),
+        tracer: tracer()?,
         encode_error: rbuild_gateway::encode_error,
         built_in_frontends: built_in_frontends(config)?,
         image_frontend: image_frontend.map(|frontend| frontend as Arc<dyn Frontend>),
@@ -65,6 +66,15 @@ fn step_network(network: &Network) -> anyhow::Result<StepNetwork> {
         options.subnet = subnet.parse().map_err(|message| anyhow::anyhow!("bridgeSubnet: {message}"))?;
     }
     Ok(StepNetwork::Bridge(options))
+}
+
+/// Sends traces where the usual variables say.
+fn tracer() -> anyhow::Result<Tracer> {
+    let settings = ExportSettings::from_env(&|name| std::env::var(name).ok(), "rbuildd")?;
+    if let Some(settings) = &settings {
+        tracing::info!(endpoint = settings.shown_endpoint(), "traces are sent");
+    }
+    Ok(Tracer::open(settings)?)
 }
 
 /// What runs frontends that are images; `None`: they are switched off.

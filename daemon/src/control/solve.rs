@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::StreamExt as _;
 use rbuild_api::moby::buildkit::v1 as wire;
-use rbuild_build::{BuildRequest, ExporterSpec, What};
+use rbuild_build::{BuildRequest, ExporterSpec, TraceContext, What};
 use rbuild_digest::is_safe_id;
 use rbuild_frontend::{BuildError, ErrorCode, Fault};
 use rbuild_gateway::ClientFrontend;
@@ -19,8 +19,13 @@ const MAX_EXPORTERS: usize = 64;
 
 /// Builds. The build runs in a task of the builder's; when the client goes away, this future is dropped and
 /// the guard cancels that task, which still cleans up after itself.
-pub(super) async fn solve(control: &ControlService, wire: wire::SolveRequest) -> Reply<wire::SolveResponse> {
-    let request = build_request(control, wire).map_err(|error| refuse(&error))?;
+pub(super) async fn solve(
+    control: &ControlService,
+    wire: wire::SolveRequest,
+    trace: Option<TraceContext>,
+) -> Reply<wire::SolveResponse> {
+    let mut request = build_request(control, wire).map_err(|error| refuse(&error))?;
+    request.trace = trace;
     let cancel = CancellationToken::new();
     let _guard = cancel.clone().drop_guard();
     let outcome = control.builder.build(request, cancel).await.map_err(|error| refuse(&error))?;
@@ -81,6 +86,8 @@ fn build_request(control: &ControlService, wire: wire::SolveRequest) -> Result<B
         session: wire.session,
         policy,
         policy_session: wire.source_policy_session,
+        internal: wire.internal,
+        trace: None,
         what,
         exporters: exporters
             .into_iter()

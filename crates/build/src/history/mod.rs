@@ -8,6 +8,7 @@
 
 mod record;
 mod recording;
+mod traces;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -20,6 +21,7 @@ use rbuild_digest::Digest;
 use rbuild_frontend::BuildError;
 use rbuild_progress::{Progress, StatusStream};
 use rbuild_store::Store;
+use rbuild_trace::Tracer;
 use tokio::sync::broadcast;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +30,7 @@ use crate::request::BuildRequest;
 use record::{FileKind, now_ms};
 pub use record::{HistoryBlob, HistoryError, HistoryRecord};
 pub(crate) use recording::Recording;
+use traces::Traces;
 
 /// Space of the store's small values.
 const SPACE: &str = "history";
@@ -90,6 +93,8 @@ struct Inner {
     dir: PathBuf,
     limits: HistoryLimits,
     encode_error: EncodeError,
+    tracer: Tracer,
+    traces: Traces,
     state: Mutex<State>,
     events: broadcast::Sender<HistoryEvent>,
     /// Files being removed.
@@ -126,13 +131,20 @@ pub enum HistoryRefusal {
 
 impl History {
     /// Reads what is kept and removes files that belong to nothing. Blocks on the disk.
-    pub(crate) fn open(store: Store, limits: HistoryLimits, encode_error: EncodeError) -> io::Result<Self> {
+    pub(crate) fn open(
+        store: Store,
+        limits: HistoryLimits,
+        encode_error: EncodeError,
+        tracer: Tracer,
+    ) -> io::Result<Self> {
         let dir = store.root().join("history");
         std::fs::create_dir_all(&dir)?;
         let mut state = State::default();
         for (key, value) in store.kv_list(SPACE).map_err(io::Error::other)? {
             match serde_json::from_slice::<HistoryRecord>(&value) {
-                Ok(record) if record.id.as_bytes() == key && is_whole(&dir, &record) => {
+                Ok(mut record) if record.id.as_bytes() == key && is_whole(&dir, &record) => {
+                    // A trace is of no use to anybody but its reader: a build is kept without it.
+                    record.trace = record.trace.filter(|blob| has(&dir, &record.id, *blob, FileKind::Trace));
                     state.ended.insert(record.id.clone(), Arc::new(record));
                 }
                 Ok(record) => tracing::warn!(build = %record.id, "files of the build history are damaged"),
@@ -142,7 +154,8 @@ impl History {
         sweep(&dir, &state)?;
         let (events, _) = broadcast::channel(EVENTS);
         let (state, removals) = (Mutex::new(state), TaskTracker::new());
-        let inner = Inner { store, dir, limits, encode_error, state, events, removals };
+        let traces = Traces::default();
+        let inner = Inner { store, dir, limits, encode_error, tracer, traces, state, events, removals };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -170,7 +183,8 @@ impl History {
         state.running.insert(request.id.clone(), record.clone());
         self.tell(HistoryEventKind::Started, &record);
         drop(state);
-        Ok((Recording::new(self.clone(), record, progress.clone()), progress))
+        let trace = self.inner.tracer.begin(request.trace);
+        Ok((Recording::new(self.clone(), record, progress.clone(), trace), progress))
     }
 
     fn file(&self, id: &str, kind: FileKind) -> PathBuf {
@@ -179,6 +193,7 @@ impl History {
 
     /// Removes the files of a build and frees its id, which is busy. Blocking.
     fn remove_files(&self, id: &str) {
+        let _turn = self.inner.traces.files.lock();
         FileKind::ALL.iter().for_each(|kind| remove(&self.file(id, *kind)));
         self.inner.state.lock().busy.remove(id);
     }
@@ -198,6 +213,9 @@ impl History {
 
     /// Called with the state locked, so that listeners get events in the order of changes.
     fn tell(&self, kind: HistoryEventKind, record: &Arc<HistoryRecord>) {
+        if record.internal {
+            return;
+        }
         // Nobody may be listening.
         self.inner.events.send(HistoryEvent { kind, record: record.clone() }).ok();
     }
@@ -205,7 +223,8 @@ impl History {
     /// All builds, oldest first, and the news from then on.
     pub fn listen(&self) -> (Vec<Arc<HistoryRecord>>, broadcast::Receiver<HistoryEvent>) {
         let state = self.inner.state.lock();
-        let mut records: Vec<_> = state.running.values().chain(state.ended.values()).cloned().collect();
+        let all = state.running.values().chain(state.ended.values());
+        let mut records: Vec<_> = all.filter(|record| !record.internal).cloned().collect();
         records.sort_by_key(|record| record.created_ms);
         (records, self.inner.events.subscribe())
     }
@@ -273,11 +292,12 @@ impl History {
         let mut bytes = 0u64;
         let mut gone = Vec::new();
         for (index, record) in ended.into_iter().enumerate() {
-            bytes = bytes.saturating_add(record.log.map_or(0, |log| log.size));
+            let files = [record.log, record.trace];
+            bytes = files.iter().flatten().fold(bytes, |sum, file| sum.saturating_add(file.size));
             let age_ms = now_ms.saturating_sub(record.completed_ms.unwrap_or(now_ms));
             let is_fresh = age_ms < KEPT_ANYWAY_MS;
             let is_too_much = index >= limits.max_entries || (index > 0 && bytes > MAX_LOG_BYTES);
-            if !is_fresh && (age_ms > max_age_ms || is_too_much) {
+            if !is_fresh && (age_ms > max_age_ms || is_too_much || record.internal) {
                 gone.push(record.id.clone());
             }
         }
@@ -341,10 +361,13 @@ fn remove(path: &Path) {
 
 /// Its files are there in full length; after a power loss they may not be.
 fn is_whole(dir: &Path, record: &HistoryRecord) -> bool {
-    record.blobs().all(|(blob, kind)| {
-        let meta = std::fs::metadata(dir.join(kind.file_name(&record.id)));
-        meta.is_ok_and(|meta| meta.len() == blob.size)
-    })
+    let mut needed = record.blobs().filter(|(_, kind)| *kind != FileKind::Trace);
+    needed.all(|(blob, kind)| has(dir, &record.id, blob, kind))
+}
+
+fn has(dir: &Path, id: &str, blob: HistoryBlob, kind: FileKind) -> bool {
+    let meta = std::fs::metadata(dir.join(kind.file_name(id)));
+    meta.is_ok_and(|meta| meta.len() == blob.size)
 }
 
 fn sweep(dir: &Path, state: &State) -> io::Result<()> {

@@ -32,6 +32,9 @@ pub struct HistoryRecord {
     /// All events, as length-prefixed `StatusResponse`s; `None` while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<HistoryBlob>,
+    /// What was done when, as spans; `None` until it is written, a moment after the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<HistoryBlob>,
     /// What the client was told (`containerimage.digest`…).
     #[serde(default)]
     pub response: BTreeMap<String, String>,
@@ -44,6 +47,9 @@ pub struct HistoryRecord {
     /// Kept whatever the limits say.
     #[serde(default)]
     pub pinned: bool,
+    /// A question of a client to itself: not listed, and kept no longer than its events may be asked for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub internal: bool,
     /// Changes of this record since it was made.
     #[serde(default)]
     pub generation: u32,
@@ -86,10 +92,12 @@ impl HistoryRecord {
             completed_ms: None,
             error: None,
             log: None,
+            trace: None,
             response: BTreeMap::new(),
             tally: Tally::default(),
             explained: Vec::new(),
             pinned: false,
+            internal: request.internal,
             generation: 0,
         }
     }
@@ -103,7 +111,8 @@ impl HistoryRecord {
     pub(super) fn blobs(&self) -> impl Iterator<Item = (HistoryBlob, FileKind)> {
         let log = self.log.map(|blob| (blob, FileKind::Log));
         let error = self.error.as_ref().map(|error| (error.status, FileKind::Error));
-        log.into_iter().chain(error)
+        let trace = self.trace.map(|blob| (blob, FileKind::Trace));
+        log.into_iter().chain(error).chain(trace)
     }
 }
 
@@ -112,15 +121,17 @@ impl HistoryRecord {
 pub(super) enum FileKind {
     Log,
     Error,
+    Trace,
 }
 
 impl FileKind {
-    pub(super) const ALL: [Self; 2] = [Self::Log, Self::Error];
+    pub(super) const ALL: [Self; 3] = [Self::Log, Self::Error, Self::Trace];
 
     pub(super) fn file_name(self, id: &str) -> String {
         match self {
             Self::Log => format!("{id}.log"),
             Self::Error => format!("{id}.error"),
+            Self::Trace => format!("{id}.trace"),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rbuild_digest::Hasher;
 use rbuild_frontend::{BuildError, ErrorCode};
 use rbuild_progress::Progress;
+use rbuild_trace::BuildTrace;
 
 use super::record::{FileKind, HistoryBlob, HistoryError, HistoryRecord, now_ms};
 use super::{History, HistoryEventKind};
@@ -20,12 +21,18 @@ pub(crate) struct Recording {
     history: History,
     record: Arc<HistoryRecord>,
     progress: Progress,
+    trace: Option<BuildTrace>,
     finished: bool,
 }
 
 impl Recording {
-    pub(super) fn new(history: History, record: Arc<HistoryRecord>, progress: Progress) -> Self {
-        Self { history, record, progress, finished: false }
+    pub(super) fn new(
+        history: History,
+        record: Arc<HistoryRecord>,
+        progress: Progress,
+        trace: BuildTrace,
+    ) -> Self {
+        Self { history, record, progress, trace: Some(trace), finished: false }
     }
 
     /// Closes the log and keeps the build. The build itself has ended, so a failure here is logged only.
@@ -37,7 +44,12 @@ impl Recording {
         self.progress.close();
         self.progress.closed().await;
         match self.keep(outcome, explained).await {
-            Ok(()) => self.finished = true,
+            Ok(record) => {
+                self.finished = true;
+                if let Some(trace) = self.trace.take().filter(|_| !record.internal) {
+                    self.history.trace_later(record, trace);
+                }
+            }
             Err(error) => tracing::warn!(build = %self.record.id, %error, "keeping a build in the history"),
         }
         let history = self.history.clone();
@@ -49,7 +61,7 @@ impl Recording {
         &self,
         outcome: &Result<BuildOutcome, BuildError>,
         explained: Vec<Explained>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Arc<HistoryRecord>> {
         let log = self.history.file(&self.record.id, FileKind::Log);
         let error_file = self.history.file(&self.record.id, FileKind::Error);
         let status = outcome.as_ref().err().map(|error| (self.history.inner.encode_error)(error));
@@ -86,7 +98,8 @@ impl Recording {
         state.running.remove(&record.id);
         state.ended.insert(record.id.clone(), record.clone());
         self.history.tell(HistoryEventKind::Complete, &record);
-        Ok(())
+        drop(state);
+        Ok(record)
     }
 }
 
@@ -108,7 +121,8 @@ impl Drop for Recording {
     }
 }
 
-fn hash(path: &Path) -> io::Result<HistoryBlob> {
+/// The name of a file's content. Blocking.
+pub(super) fn hash(path: &Path) -> io::Result<HistoryBlob> {
     let mut file = std::fs::File::open(path)?;
     let mut hasher = Hasher::new();
     let mut chunk = vec![0; CHUNK];

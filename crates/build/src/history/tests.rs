@@ -18,7 +18,7 @@ struct Place {
 
 fn open(dir: &tempfile::TempDir, limits: HistoryLimits) -> History {
     let store = Store::open(dir.path(), StoreOptions::default()).unwrap();
-    History::open(store, limits, encode).unwrap()
+    History::open(store, limits, encode, Tracer::default()).unwrap()
 }
 
 impl Place {
@@ -69,6 +69,8 @@ fn request(id: &str) -> BuildRequest {
         id: id.to_owned(),
         policy: None,
         policy_session: String::new(),
+        internal: false,
+        trace: None,
         session: String::new(),
         what: What::Definition(Definition::default()),
         exporters: Vec::new(),
@@ -170,4 +172,62 @@ async fn listeners_hear_of_builds_in_order_and_running_ones_cannot_be_deleted() 
     place.removed().await;
     assert!(place.files().is_empty());
     drop(place.history.begin(&request("b")).await.expect("its id is free again"));
+}
+
+#[tokio::test]
+async fn what_clients_ask_for_themselves_is_not_listed_and_soon_gone() {
+    let place = Place::new(HistoryLimits::default());
+    let (_, mut events) = place.history.listen();
+    let asked = BuildRequest { internal: true, ..request("asked") };
+    let (recording, _) = place.history.begin(&asked).await.unwrap();
+    recording.finish(&Ok(BuildOutcome::default()), Vec::new()).await;
+    assert!(place.ids().is_empty() && events.try_recv().is_err());
+    assert!(place.history.log("asked").is_some(), "its events may be asked for a moment later");
+    age(&place.history, "asked", 61);
+    place.history.collect().await;
+    place.removed().await;
+    assert!(place.files().is_empty());
+}
+
+#[tokio::test]
+async fn the_trace_is_kept_when_it_is_wanted_and_goes_with_its_build() {
+    let place = Place::new(HistoryLimits::default());
+    run(&place.history, "a", Ok(BuildOutcome::default())).await;
+    assert!(place.history.get("a").unwrap().trace.is_none(), "clients have time to send theirs");
+    place.history.finalize("a").await.unwrap();
+    place.history.finalize("a").await.unwrap();
+    let blob = place.history.get("a").unwrap().trace.unwrap();
+    let (path, _) = place.history.blob(&blob.digest).unwrap();
+    assert!(std::fs::read_to_string(path).unwrap().contains("\"Name\":\"step\""));
+    place.history.delete("a").await.unwrap();
+    place.removed().await;
+    assert!(place.files().is_empty());
+}
+
+#[tokio::test]
+async fn no_trace_is_written_for_a_build_that_is_gone() {
+    let place = Place::new(HistoryLimits::default());
+    run(&place.history, "a", Ok(BuildOutcome::default())).await;
+    place.history.delete("a").await.unwrap();
+    place.removed().await;
+    run(&place.history, "a", Ok(BuildOutcome::default())).await;
+    place.history.close().await;
+    assert_eq!(place.files(), ["a.log", "a.trace"]);
+    place.history.delete("a").await.unwrap();
+    place.removed().await;
+    assert!(place.files().is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_trace_does_not_cost_the_build() {
+    let place = Place::new(HistoryLimits::default());
+    run(&place.history, "a", Ok(BuildOutcome::default())).await;
+    place.history.close().await;
+    let Place { dir, history } = place;
+    drop(history);
+    std::fs::write(dir.path().join("history/a.trace"), b"cut").unwrap();
+    let history = open(&dir, HistoryLimits::default());
+    assert!(history.get("a").unwrap().trace.is_none());
+    let place = Place { dir, history };
+    assert_eq!(place.files(), ["a.log"]);
 }
