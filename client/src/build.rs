@@ -29,10 +29,7 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     args.refused.check()?;
     let mode = mode(&args)?;
     let mut frontend_attrs = attributes(&args)?;
-    let call = Call::of(&args)?;
-    if call.is_some() && args.invoke.is_some() {
-        return Err(CommandError::usage("--invoke and --call exclude each other"));
-    }
+    let call = question(&args)?;
     // The answer to a question is text: there is nothing to write anywhere else.
     let invoke = args.invoke.as_deref().map(Invoke::parse).transpose()?;
     let is_looked_at = invoke.as_ref().is_some_and(Invoke::is_before_a_step);
@@ -54,6 +51,7 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
         ssh: args.ssh.clone(),
         outputs,
         loader,
+        log_file: args.log_file.clone(),
         shared_key: context.shared_key.clone(),
     };
     let source_policy = args.source_policy_file.as_deref().map(policy::read).transpose()?;
@@ -86,6 +84,14 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
     }
     connected.close().await;
     outcome
+}
+
+fn question(args: &BuildArgs) -> Result<Option<Call>, CommandError> {
+    let call = Call::of(args)?;
+    match call.is_some() && args.invoke.is_some() {
+        true => Err(CommandError::usage("--invoke and --call exclude each other")),
+        false => Ok(call),
+    }
 }
 
 fn mode(args: &BuildArgs) -> Result<Mode, CommandError> {

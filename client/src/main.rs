@@ -17,6 +17,7 @@ mod gateway;
 mod history;
 mod imagetools;
 mod load;
+mod log_file;
 mod named;
 mod policy;
 mod run;

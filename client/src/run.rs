@@ -15,7 +15,6 @@ use rbuild_session::client::{
     ClientSession, ContentStores, DockerAuth, DockerConfig, ExportDestination, ExportTargets, LocalDir,
     LocalDirs, SecretSource, Secrets, SshAgents, Uploads,
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -23,6 +22,7 @@ use crate::cache::Caches;
 use crate::connect::Connection;
 use crate::errors::{CommandError, os_text};
 use crate::load::Loader;
+use crate::log_file::{self, LogFile};
 use crate::spec::{self, Destination, Output};
 use crate::{MAX_MESSAGE, signals, ui};
 
@@ -50,6 +50,8 @@ pub(crate) struct Offer {
     pub(crate) ssh: Vec<String>,
     /// Outputs in the order of the request's exporters.
     pub(crate) outputs: Vec<Output>,
+    /// Keeps the plain output.
+    pub(crate) log_file: Option<PathBuf>,
     /// Takes the outputs that are for a container engine.
     pub(crate) loader: Option<Loader>,
     /// Identifies the directories over many builds.
@@ -250,7 +252,8 @@ pub(crate) async fn run_driven(
             () = interrupted() => {}
         }
     };
-    let show = renderer.run(ReceiverStream::new(shown));
+    let log = offer.log_file.as_deref().map(LogFile::create).transpose()?;
+    let show = log_file::show(renderer, log, shown);
     let solving = async {
         let solved = tokio::select! {
             solved = driven(control.solve(in_trace(request)), drive) => solved,
@@ -263,13 +266,10 @@ pub(crate) async fn run_driven(
         }
         solved
     };
-    let both = async {
-        let (solved, summary, ()) = tokio::join!(solving, show, status);
-        (solved, summary)
-    };
-    let (solved, summary) = both.await;
+    let (solved, (summary, logged), ()) = tokio::join!(solving, show, status);
     let SolveResponse { exporter_response } = solved.map_err(|status| CommandError::from_status(&status))?;
     offer.caches.finish(&exporter_response)?;
+    logged?;
     if look.totals && !matches!(look.mode, Mode::Quiet | Mode::RawJson) {
         ui::note(&format!("\n{}", summary.line(begun.elapsed())));
     }

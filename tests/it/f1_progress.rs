@@ -1,4 +1,53 @@
-use rbuild_tests::{TestDaemon, TestSpace};
+use rbuild_tests::{TestDaemon, TestSpace, binary, run};
+
+/// `rbuildctl build` on a terminal of so many columns; what the terminal got.
+fn on_terminal(daemon: &TestDaemon, context: &TestSpace, columns: usize, before: &str) -> String {
+    let (client, addr, dir) = (binary("rbuildctl"), daemon.addr(), context.path().display());
+    let build = format!("{} --addr {addr} build --progress=tty {dir}", client.display());
+    let line = format!("export TERM=xterm; stty cols {columns} rows 12; {before} {build}");
+    run("script", &["-qec", &line, "/dev/null"]).success().stdout
+}
+
+/// The lines of the live view, without what moves the cursor and colours.
+fn lines(screen: &str) -> Vec<String> {
+    let mut plain = String::new();
+    let mut chars = screen.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' => drop(chars.by_ref().skip(1).find(char::is_ascii_alphabetic)),
+            '\r' => {}
+            other => plain.push(other),
+        }
+    }
+    plain
+        .lines()
+        .map(str::to_owned)
+        .filter(|line| line.starts_with(" =>") || line.starts_with("[+]"))
+        .collect()
+}
+
+/// Whether the terminal got a sequence that ends so: `A` moves up, `m` colours.
+fn sends(screen: &str, end: char) -> bool {
+    let sequences = screen.split("\u{1b}[").skip(1);
+    sequences.into_iter().any(|text| text.chars().find(|c| c.is_ascii_alphabetic()) == Some(end))
+}
+
+#[test]
+fn the_live_view_redraws_in_place_and_fits_the_terminal() {
+    let daemon = TestDaemon::start();
+    let space = space();
+    let wide = on_terminal(&daemon, &space, 100, "");
+    assert!(sends(&wide, 'A') && sends(&wide, 'm'), "{wide:?}");
+    assert!(lines(&wide).iter().any(|line| line.contains("=> [3/3] RUN echo a line of output")), "{wide}");
+    let narrow = on_terminal(&daemon, &space, 24, "NO_COLOR=1");
+    assert!(sends(&narrow, 'A'), "{narrow:?}");
+    assert!(!sends(&narrow, 'm'), "colours although NO_COLOR is set: {narrow:?}");
+    let shown = lines(&narrow);
+    assert!(shown.iter().any(|line| line.contains("[+] Building")), "{narrow}");
+    for line in shown {
+        assert!(line.chars().count() <= 24, "`{line}` does not fit");
+    }
+}
 
 fn space() -> TestSpace {
     let space = TestSpace::new();

@@ -47,3 +47,30 @@ fn slow_200_mb_of_output_are_kept_to_the_last_byte_in_flat_memory() {
     assert_eq!(count, BYTES);
     assert_eq!(found.finish(), expected.finish());
 }
+
+#[test]
+fn a_log_file_keeps_the_plain_output_whatever_is_shown() {
+    let daemon = TestDaemon::start();
+    let space = TestSpace::new();
+    space.write("Dockerfile", "FROM busybox\nRUN seq 1 20000\n");
+    space.write(".dockerignore", "*.log\n");
+    let build = |args: &[&str]| daemon.ctl(space.path(), &[&["build", "--no-cache"], args, &["."]].concat());
+    let shown = build(&["--progress=quiet", "--log-file", "b.log"]).success();
+    assert_eq!(shown.stderr, "");
+    let log = space.read("b.log");
+    let is_output = |line: &&str| {
+        let words: Vec<_> = line.split(' ').collect();
+        matches!(words[..], [_, _, number] if number.parse::<u32>().is_ok())
+    };
+    assert_eq!(log.lines().filter(is_output).count(), 20_000);
+    assert!(log.contains("[2/2] RUN seq 1 20000") && log.contains("\nbuilt "), "{log}");
+    // A build that fails has one too, and a log that cannot be kept is told.
+    space.write("Dockerfile", "FROM busybox\nRUN echo why; false\n");
+    build(&["--progress=quiet", "--log-file", "b.log"]).failure();
+    assert!(space.read("b.log").contains(" why\n") && !space.read("b.log").contains("seq"));
+    space.write("Dockerfile", "FROM busybox\n");
+    build(&["--log-file", "nosuch/b.log"])
+        .failure()
+        .has("error[U007]: --log-file nosuch/b.log: no such file");
+    build(&["--log-file", "/dev/full"]).failure().has("error[U007]: --log-file /dev/full: no space left");
+}

@@ -38,6 +38,7 @@ mod d6_run;
 mod daemonless;
 mod debug_compile;
 mod e1_observe;
+mod e1_service;
 mod e2_remote;
 mod e7_drain;
 mod f1_progress;

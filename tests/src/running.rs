@@ -54,6 +54,11 @@ impl Running {
         });
     }
 
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        crate::run("kill", &["-TERM", &self.child.id().to_string()]).success();
+    }
+
     /// kill -9.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -56,6 +56,9 @@ pub(crate) struct BuildArgs {
     /// Load the result into a container engine of this machine: docker, podman, containerd, or the first that is there
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "ENGINE")]
     pub(crate) load: Option<String>,
+    /// Keep the plain output in a file, whatever --progress shows
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
     /// Write the result's metadata to a file (JSON)
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
