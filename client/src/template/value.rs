@@ -188,7 +188,9 @@ impl Value {
                     map.iter().find(|(key, _)| is_known(key) && plain_name(key) == plain).map(|(_, v)| v)
                 });
                 // A map of structures is by platform: who asks for a field of an image forgot which.
-                let is_by_name = !map.is_empty() && map.values().all(|value| matches!(value, Self::Map(_)));
+                let is_by_name = !map.is_empty()
+                    && !is_structure(map)
+                    && map.values().all(|value| matches!(value, Self::Map(_)));
                 if found.is_some() || !(is_structure(map) || is_by_name) {
                     return Ok(found);
                 }
