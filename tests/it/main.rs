@@ -19,6 +19,8 @@ mod b3_git_ssh;
 mod b4_remote;
 mod b5_named;
 mod bad_input;
+mod c10_cache_mounts;
+mod c11_imports;
 mod c1_cached;
 mod c2_changes;
 mod c3_concurrency;

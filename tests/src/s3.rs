@@ -20,6 +20,7 @@ pub struct TestS3 {
     pub host: String,
     space: TestSpace,
     asked: Arc<Mutex<Vec<String>>>,
+    held: Arc<tokio::sync::watch::Sender<bool>>,
 }
 
 impl TestS3 {
@@ -36,6 +37,8 @@ impl TestS3 {
         let service = service.build();
         let asked = Arc::<Mutex<Vec<String>>>::default();
         let log = asked.clone();
+        let held = Arc::new(tokio::sync::watch::channel(false).0);
+        let gate = held.clone();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         #[allow(clippy::disallowed_methods, reason = "it lives as long as the test process")]
@@ -43,11 +46,19 @@ impl TestS3 {
             runtime.block_on(async move {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
                 while let Ok((stream, _)) = listener.accept().await {
-                    let (service, log) = (service.clone(), log.clone());
+                    let (service, log, gate) = (service.clone(), log.clone(), gate.clone());
                     let service = hyper::service::service_fn(move |request: hyper::Request<_>| {
                         let line = format!("{} {}", request.method(), request.uri());
                         log.lock().unwrap().push(line);
-                        hyper::service::Service::call(&service, request)
+                        let mut gate = gate.subscribe();
+                        let wait = request.method() == hyper::Method::PUT;
+                        let answer = hyper::service::Service::call(&service, request);
+                        async move {
+                            if wait {
+                                gate.wait_for(|held| !held).await.unwrap();
+                            }
+                            answer.await
+                        }
                     });
                     // Connections end with the process.
                     tokio::spawn(async move {
@@ -57,7 +68,12 @@ impl TestS3 {
                 }
             });
         });
-        Self { host, space, asked }
+        Self { host, space, asked, held }
+    }
+
+    /// Answers no `PUT` until it is called with `false`.
+    pub fn hold(&self, held: bool) {
+        self.held.send_replace(held);
     }
 
     /// A cache of this name in the bucket, as `--cache-to` and `--cache-from` take it, with the keys.
@@ -71,6 +87,13 @@ impl TestS3 {
         format!(
             "type=s3,bucket=cache,region=test-1,endpoint_url=http://{host},use_path_style=true,name={name}"
         )
+    }
+
+    /// The bucket as the cache that a daemon shares with others, for its configuration.
+    pub fn settings(&self) -> String {
+        let pairs = self.cache("unused").replace(",name=unused", "");
+        let lines = pairs.split(',').filter_map(|pair| pair.split_once('='));
+        lines.map(|(name, value)| format!("{name} = \"{value}\"\n")).collect()
     }
 
     /// The keys, as the environment has them.

@@ -285,6 +285,17 @@ impl Builder {
     }
 
     /// Caches elsewhere.
+    /// Does what no build waits for. A drain does, as for builds; the end of the builder ends it.
+    pub(crate) fn later(&self, work: crate::caching::Later) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = stop.cancelled() => tracing::warn!("work in the background was cut short"),
+            }
+        });
+    }
+
     pub(crate) fn caches(&self) -> Caches {
         let (registry, sessions) = (self.exporters.registry.clone(), self.sessions.clone());
         Caches { store: self.store.clone(), registry, sessions, http: self.http.clone() }

@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::Engine as _;
-use rbuild_cache::{CacheExport, CacheImport, Caches, Client, INLINE_KEY, Known, LocalCache, RemoteCache};
+use rbuild_cache::{
+    CacheExport, CacheImport, Caches, Client, INLINE_KEY, Known, LocalCache, MountCaches, RemoteCache, Target,
+};
 use rbuild_exporter::{ExportError, InlineCache};
 use rbuild_frontend::{BuildError, ErrorCode, Fault};
 use rbuild_progress::{Progress, VertexInfo};
 use rbuild_solver::CacheStore;
 use rbuild_store::{LayerBlob, Ref};
+use rbuild_worker::MountSource;
 
 use crate::request::BuildRequest;
 
@@ -25,7 +28,7 @@ pub(crate) struct BuildCaches {
     caches: Caches,
     client: Client,
     imported: Vec<Arc<RemoteCache>>,
-    exports: Vec<CacheExport>,
+    exports: Vec<Arc<CacheExport>>,
 }
 
 /// A cache that makes no sense.
@@ -74,12 +77,19 @@ impl BuildCaches {
                 }
             });
         let imported = imported.collect();
+        let exports = exports.into_iter().map(Arc::new).collect();
         Ok(Self { caches, client, imported, exports })
     }
 
     /// What the build's job looks into besides this daemon's records.
     pub(crate) fn stores(&self) -> Vec<Arc<dyn CacheStore<Ref>>> {
         self.imported.iter().map(|cache| cache.clone() as Arc<dyn CacheStore<Ref>>).collect()
+    }
+
+    /// Cache mounts that imports were asked for.
+    pub(crate) fn mounts(&self, progress: &Progress) -> Option<Arc<dyn MountSource>> {
+        let mounts = MountCaches::new(self.caches.store.clone(), &self.imported, progress.clone())?;
+        Some(Arc::new(Mounts(mounts)))
     }
 
     /// Whether anything is exported, so that the build's graph has to be looked at again.
@@ -95,20 +105,32 @@ impl BuildCaches {
 
     /// What exporters of images ask for their cache.
     pub(crate) fn inline(&self, known: &Known) -> Option<Arc<dyn InlineCache>> {
-        let wanted = self.exports.iter().any(CacheExport::is_inline);
+        let wanted = self.exports.iter().any(|export| export.is_inline());
         wanted.then(|| -> Arc<dyn InlineCache> { Arc::new(Inline(known.clone())) })
     }
 
-    /// Exports all caches, side by side. Gives back what the client is told.
+    /// Exports all caches, side by side. Gives back what the client is told, and leaves to `later` what the build's result
+    /// does not wait for.
     pub(crate) async fn export(
         &self,
         known: &Known,
         progress: &Progress,
+        later: &impl Fn(Later),
     ) -> Result<BTreeMap<String, String>, BuildError> {
         let exports = self.exports.iter().filter(|export| !export.is_inline()).map(|export| async move {
             let step = progress.vertex(VertexInfo::synthetic(export.step_name()));
             step.started();
-            let done = export.run(&self.caches, &self.client, known, &step).await;
+            let done = async {
+                let target = export.open(&self.caches, &self.client).await?;
+                if !export.is_background() {
+                    return export.run(&self.caches, &target, known, &step).await;
+                }
+                step.status("goes on in the background", "").done();
+                let (export, caches, known) = (export.clone(), self.caches.clone(), known.clone());
+                later(Box::pin(async move { in_background(&export, &caches, &target, &known).await }));
+                Ok(BTreeMap::new())
+            };
+            let done = done.await;
             step.completed(done.as_ref().err().map(ToString::to_string));
             match done {
                 Ok(response) => Ok(response),
@@ -123,6 +145,32 @@ impl BuildCaches {
         });
         let done = futures::future::try_join_all(exports).await?;
         Ok(done.into_iter().flatten().collect())
+    }
+}
+
+/// Work for after the build.
+pub(crate) type Later = futures::future::BoxFuture<'static, ()>;
+
+/// An export that no build waits for.
+async fn in_background(export: &CacheExport, caches: &Caches, target: &Target, known: &Known) {
+    // Nobody watches; the log says how it went.
+    let progress = Progress::memory();
+    let step = progress.vertex(VertexInfo::synthetic(export.step_name()));
+    match export.run(caches, target, known, &step).await {
+        Ok(_) => tracing::info!(export = export.step_name(), "cache exported in the background"),
+        Err(error) => {
+            tracing::warn!(export = export.step_name(), %error, "a cache export in the background failed")
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Mounts(MountCaches);
+
+#[async_trait]
+impl MountSource for Mounts {
+    async fn prepare(&self, id: &str, base: Option<&Ref>) {
+        self.0.prepare(id, base).await;
     }
 }
 

@@ -48,11 +48,12 @@ async fn stages(
 ) -> Result<BuildOutcome, BuildError> {
     let exporters = open_exporters(builder, &request.exporters)?;
     let nested = Arc::new(NestedSolves::default());
-    let scope = scope(builder, &request, progress, explainer.clone(), nested.clone())?;
+    let mut scope = scope(builder, &request, progress, explainer.clone(), nested.clone())?;
     let events = Arc::new(SolverEvents::new(scope.progress.clone(), explainer.clone()));
     let credentials = Arc::new(SessionCredentials::new(builder.sessions.clone(), scope.sessions.clone()));
     let client = rbuild_cache::Client { sessions: scope.sessions.clone(), credentials };
     let caches = BuildCaches::open(builder.caches(), client, &request, &scope.progress)?;
+    scope.mount_caches = caches.mounts(&scope.progress);
     let job = builder.solver.job_with(scope.clone(), events.clone(), caches.stores());
     let context = Arc::new(BuildContext {
         worker: builder.worker.clone(),
@@ -76,7 +77,8 @@ async fn stages(
             let known = caches.known(solutions(&context, &caches, &result, &refs).await?);
             let inline = caches.inline(&known);
             response.extend(export(builder, &context, &exporters, refs, (epoch, inline)).await?);
-            response.extend(caches.export(&known, &context.scope.progress).await?);
+            response
+                .extend(caches.export(&known, &context.scope.progress, &|work| builder.later(work)).await?);
         }
         Ok(response)
     };
@@ -109,6 +111,7 @@ fn scope(
         keeps_failed: matches!(request.what, What::Client { .. }),
         nested: Some(nested),
         witness: Some(explainer),
+        mount_caches: None,
     })
 }
 

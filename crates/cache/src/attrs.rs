@@ -55,6 +55,11 @@ impl Attrs {
         Digest::parse(&text).map(Some).map_err(|error| self.bad("digest", &text, &error.to_string()))
     }
 
+    /// Names of cache mounts that travel along.
+    pub(crate) fn mounts(&mut self) -> Vec<String> {
+        self.take("cache-mounts").map(|text| crate::mounts::ids(&text)).unwrap_or_default()
+    }
+
     pub(crate) fn mode(&mut self) -> Result<Mode> {
         match self.take("mode").as_deref() {
             None | Some("min") => Ok(Mode::Min),

@@ -48,6 +48,7 @@ pub struct Client {
 #[derive(Debug)]
 pub struct CacheImport {
     from: Source,
+    mounts: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -97,8 +98,9 @@ impl CacheImport {
                 return Err(CacheError::UnknownType { direction: "importer", kind: other.to_owned() });
             }
         };
+        let mounts = attrs.mounts();
         attrs.finish()?;
-        Ok(Self { from })
+        Ok(Self { from, mounts })
     }
 
     /// What the import's step is called.
@@ -122,7 +124,7 @@ pub fn import_step_name(kind: &str, attrs: &BTreeMap<String, String>) -> String 
 impl Caches {
     /// Starts importing, beside the build. A failure is told by the step and means an empty cache.
     pub fn import(&self, import: CacheImport, client: &Client, reporter: Reporter) -> Arc<RemoteCache> {
-        let (caches, client) = (self.clone(), client.clone());
+        let (caches, client, mounts) = (self.clone(), client.clone(), import.mounts);
         let place = async move {
             let place: Arc<dyn Place> = match import.from {
                 Source::Registry(address) => caches.registry(&client, &address)?,
@@ -138,7 +140,7 @@ impl Caches {
             let provider: Arc<dyn Provider> = Arc::new(provider);
             Ok((place, provider))
         };
-        RemoteCache::start(self.store.clone(), place, reporter)
+        RemoteCache::start(self.store.clone(), place, (mounts, reporter))
     }
 
     pub(crate) fn registry(&self, client: &Client, address: &RegistryAddress) -> Result<Arc<dyn Place>> {

@@ -333,7 +333,8 @@ fn sorted(keys: Keys, layers: Layers, mut outcomes: HashMap<usize, Vec<Outcome>>
         Record { results, chains: Vec::new(), digest: key.digest, inputs: links.collect() }
     };
     let records = record_order.iter().map(record).collect();
-    Collected { config: Config { layers: config_layers, records }, blobs }
+    let config = Config { layers: config_layers, records, mounts: Vec::new() };
+    Collected { config, blobs }
 }
 
 /// The order by digest, and where each entry went.

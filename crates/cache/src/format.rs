@@ -6,6 +6,8 @@ use rbuild_digest::Digest;
 use rbuild_oci::Descriptor;
 use serde::{Deserialize, Serialize};
 
+use crate::mounts::MountEntry;
+
 /// Key of the document in an image's config, for cache that travels in the image.
 pub const INLINE_KEY: &str = "moby.buildkit.cache.v0";
 
@@ -26,6 +28,9 @@ pub(crate) struct Config {
     pub(crate) layers: Vec<Layer>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) records: Vec<Record>,
+    /// Ours: cache mounts that travel along.
+    #[serde(rename = "rbuildMounts", default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) mounts: Vec<MountEntry>,
 }
 
 /// A layer over another one.
@@ -124,7 +129,8 @@ impl Part {
         let parents = -1..;
         let layer =
             |(desc, parent): (&Descriptor, i64)| Layer { blob: desc.digest, parent, annotations: None };
-        let config = Config { layers: layers.iter().zip(parents).map(layer).collect(), records };
+        let config =
+            Config { layers: layers.iter().zip(parents).map(layer).collect(), records, mounts: Vec::new() };
         Ok(Self { config, blobs: layers.iter().map(|desc| (desc.digest, desc.clone())).collect() })
     }
 }

@@ -10,6 +10,7 @@ use rbuild_digest::Digest;
 use rbuild_oci::Descriptor;
 
 use crate::format::{Annotations, Config, Part, parse_time};
+use crate::mounts::MountEntry;
 
 /// A record's place in the index.
 pub(crate) type RecordIx = u32;
@@ -56,12 +57,14 @@ pub(crate) struct Index {
     roots: HashMap<Digest, Vec<RecordIx>>,
     steps: HashMap<Step, Vec<RecordIx>>,
     layers: Vec<IndexLayer>,
+    mounts: Vec<MountEntry>,
     broken: usize,
 }
 
 impl Index {
     /// Adds a document. `part` is from outside: nothing of it is believed before it was looked at.
     pub(crate) fn add(&mut self, part: &Part) {
+        self.mounts.extend(part.config.mounts.iter().cloned());
         let layers = self.add_layers(part);
         let first = self.digests.len();
         let config = &part.config;
@@ -149,6 +152,14 @@ impl Index {
         }
         self.broken += places.iter().filter(|place| place.is_none()).count();
         places
+    }
+
+    /// The newest cache mount of this name, platform and kind.
+    pub(crate) fn mount(&self, id: &str, platform: &str, over_base: bool) -> Option<&MountEntry> {
+        let fits = |entry: &&MountEntry| {
+            entry.id == id && entry.platform == platform && entry.over_base == over_base
+        };
+        self.mounts.iter().filter(fits).max_by(|a, b| a.created_at.cmp(&b.created_at))
     }
 
     /// How many entries were left out.

@@ -11,6 +11,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
@@ -28,9 +30,13 @@ use crate::error::{CacheError, Result};
 use crate::format::{content_key, output_key};
 use crate::index::{Index, IndexLayer, RecordIx};
 use crate::load;
+use crate::mounts::{MountEntry, names};
 
 /// Questions to a place at once: whether it still has a blob.
 const PARALLEL: usize = 16;
+
+/// A place that takes longer to say whether it has a blob is as good as none. As for connections.
+const HAS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How the import stands.
 #[derive(Debug, Clone)]
@@ -47,6 +53,27 @@ struct Loaded {
     index: Index,
     place: Arc<dyn Place>,
     provider: Arc<dyn Provider>,
+    /// It did not answer once: it is not asked again by this build.
+    dead: AtomicBool,
+}
+
+impl Loaded {
+    /// Whether the place has a blob. A place that fails costs one wait, and is a miss from then on.
+    async fn has(&self, desc: &Descriptor) -> bool {
+        if self.dead.load(Ordering::Relaxed) {
+            return false;
+        }
+        let answer = tokio::time::timeout(HAS_TIMEOUT, self.place.has(desc)).await;
+        let error = match answer {
+            Ok(Ok(has)) => return has,
+            Ok(Err(error)) => error,
+            Err(_) => CacheError::Slow { what: self.place.name().to_owned(), seconds: HAS_TIMEOUT.as_secs() },
+        };
+        if !self.dead.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, cache = self.place.name(), "an imported cache fails and is not asked again");
+        }
+        false
+    }
 }
 
 /// What the build has said of its keys, and what was found out.
@@ -68,6 +95,8 @@ struct Names {
 #[derive(Debug)]
 pub struct RemoteCache {
     store: Store,
+    /// Cache mounts that the import was asked for.
+    mounts: Vec<String>,
     state: watch::Receiver<Import>,
     names: Mutex<Names>,
     task: JoinHandle<()>,
@@ -81,7 +110,7 @@ impl Drop for RemoteCache {
 
 impl RemoteCache {
     /// Starts importing. `reporter` is the step that the user sees; a failure is told there and nowhere else.
-    pub(crate) fn start<F>(store: Store, place: F, reporter: Reporter) -> Arc<Self>
+    pub(crate) fn start<F>(store: Store, place: F, (mounts, reporter): (Vec<String>, Reporter)) -> Arc<Self>
     where
         F: Future<Output = Result<(Arc<dyn Place>, Arc<dyn Provider>)>> + Send + 'static,
     {
@@ -89,7 +118,7 @@ impl RemoteCache {
         let work = import(store.clone(), place, reporter, sender);
         // Owned by the value that is returned, which aborts it.
         let task = tokio::spawn(work);
-        Arc::new(Self { store, state, names: Mutex::default(), task })
+        Arc::new(Self { store, mounts, state, names: Mutex::default(), task })
     }
 
     /// What was imported, once that is known. `None`: nothing.
@@ -100,6 +129,39 @@ impl RemoteCache {
             Import::Done(loaded) => Some(loaded),
             Import::Running | Import::Failed => None,
         }
+    }
+
+    /// Whether it was asked for cache mounts.
+    pub(crate) fn has_mounts(&self) -> bool {
+        !self.mounts.is_empty()
+    }
+
+    /// Whether it was asked for this cache mount.
+    pub(crate) fn wants_mount(&self, id: &str) -> bool {
+        self.mounts.iter().any(|wanted| names(wanted).iter().any(|name| name == id))
+    }
+
+    /// A cache mount, and where its blobs are. Waits for the import.
+    pub(crate) async fn mount(
+        &self,
+        id: &str,
+        platform: &str,
+        over_base: bool,
+    ) -> Option<(MountEntry, Arc<dyn Provider>)> {
+        self.loaded().await?;
+        self.mount_now(id, platform, over_base)
+    }
+
+    /// The same, if it is imported by now.
+    pub(crate) fn mount_now(
+        &self,
+        id: &str,
+        platform: &str,
+        over_base: bool,
+    ) -> Option<(MountEntry, Arc<dyn Provider>)> {
+        let loaded = self.loaded_now()?;
+        let entry = loaded.index.mount(id, platform, over_base)?.clone();
+        Some((entry, loaded.provider.clone()))
     }
 
     /// What was imported by now.
@@ -149,10 +211,7 @@ impl RemoteCache {
         let asked = todo.into_iter().map(|desc| async move {
             let present = match self.is_here(desc.digest).await {
                 true => true,
-                false => loaded.place.has(&desc).await.unwrap_or_else(|error| {
-                    tracing::warn!(%error, blob = %desc.digest, "an imported cache cannot be asked for a blob");
-                    false
-                }),
+                false => loaded.has(&desc).await,
             };
             (desc.digest, present)
         });
@@ -253,7 +312,7 @@ where
             }
             tracing::debug!(cache = place.name(), records = index.len(), "cache imported");
             step.end(None);
-            Import::Done(Arc::new(Loaded { index, place, provider }))
+            Import::Done(Arc::new(Loaded { index, place, provider, dead: AtomicBool::new(false) }))
         }
         Err(error) => {
             tracing::debug!(%error, "cache not imported");

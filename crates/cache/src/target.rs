@@ -15,6 +15,7 @@ use crate::caches::{Caches, Client, RegistryAddress};
 use crate::error::{CacheError, Result};
 use crate::export::{self, Collected, Known, Mode};
 use crate::format::{Annotations, Config};
+use crate::mounts;
 use crate::progress::LayerStatus;
 
 /// Blobs on their way at once, where nobody says otherwise.
@@ -27,12 +28,18 @@ const MANIFEST_KEY: &str = "cache.manifest";
 pub struct CacheExport {
     to: To,
     mode: Mode,
+    mounts: Vec<String>,
     compression: CompressionOptions,
     force: bool,
     oci_types: bool,
     as_image: bool,
     ignore_error: bool,
+    background: bool,
 }
+
+/// Where an export goes, ready to be written to.
+#[derive(Debug)]
+pub struct Target(Option<Arc<dyn Place>>);
 
 #[derive(Debug)]
 enum To {
@@ -72,9 +79,25 @@ impl CacheExport {
         }
         let (compression, force) = attrs.compression()?;
         let mode = attrs.mode()?;
+        let mounts = attrs.mounts();
+        if matches!(to, To::Inline) && !mounts.is_empty() {
+            return Err(attrs.bad(
+                "cache-mounts",
+                &mounts.join(";"),
+                "an image has no place for cache mounts",
+            ));
+        }
         let ignore_error = attrs.flag("ignore-error", false)?;
+        let background = attrs.flag("background", false)?;
+        if background && matches!(to, To::Inline | To::Local { .. }) {
+            return Err(attrs.bad(
+                "background",
+                "true",
+                "what goes to the client cannot be sent when it has gone",
+            ));
+        }
         attrs.finish()?;
-        Ok(Self { to, mode, compression, force, oci_types, as_image, ignore_error })
+        Ok(Self { to, mode, mounts, compression, force, oci_types, as_image, ignore_error, background })
     }
 
     /// Whether the cache goes into the exported image.
@@ -85,6 +108,11 @@ impl CacheExport {
     /// Whether a failure is not the build's.
     pub fn ignores_errors(&self) -> bool {
         self.ignore_error
+    }
+
+    /// Whether the build's result does not wait for it.
+    pub fn is_background(&self) -> bool {
+        self.background
     }
 
     /// What the export's step is called.
@@ -98,19 +126,10 @@ impl CacheExport {
         }
     }
 
-    /// Exports what is known of a build. Gives back what the client is told.
-    ///
-    /// Blobs that the target has are not sent again. Cancel: by drop; what was sent stays, and the address goes on leading
-    /// to what it did.
-    pub async fn run(
-        &self,
-        caches: &Caches,
-        client: &Client,
-        known: &Known,
-        reporter: &Reporter,
-    ) -> Result<BTreeMap<String, String>, CacheError> {
+    /// Opens where it goes, while the client is there.
+    pub async fn open(&self, caches: &Caches, client: &Client) -> Result<Target, CacheError> {
         let place: Arc<dyn Place> = match &self.to {
-            To::Inline => return Ok(BTreeMap::new()),
+            To::Inline => return Ok(Target(None)),
             To::Registry(address) => caches.registry(client, address)?,
             To::S3(options) => caches.s3((**options).clone()),
             To::Gha(options) => caches.gha((**options).clone()),
@@ -119,13 +138,32 @@ impl CacheExport {
                 Arc::new(ClientDir::new(store.clone(), session, store.clone(), None))
             }
         };
+        if self.background {
+            place.ready().await?;
+        }
+        Ok(Target(Some(place)))
+    }
+
+    /// Exports what is known of a build. Gives back what the client is told.
+    ///
+    /// Blobs that the target has are not sent again. Cancel: by drop; what was sent stays, and the address goes on leading
+    /// to what it did.
+    pub async fn run(
+        &self,
+        caches: &Caches,
+        target: &Target,
+        known: &Known,
+        reporter: &Reporter,
+    ) -> Result<BTreeMap<String, String>, CacheError> {
+        let Some(place) = &target.0 else { return Ok(BTreeMap::new()) };
         let preparing = reporter.status("preparing build cache for export", "");
         let progress: Arc<dyn LayerProgress> = Arc::new(LayerStatus::new(reporter.clone()));
         let compression = (&self.compression, self.force);
         let collected = export::collect(known, self.mode, compression, Some(progress)).await?;
         preparing.done();
         let sending = reporter.status("sending cache export", "");
-        let desc = self.send(caches, &*place, collected, reporter).await?;
+        let mounts = mounts::export(&caches.store, &**place, (known, &self.mounts), reporter).await?;
+        let desc = self.send(caches, &**place, (collected, mounts), reporter).await?;
         sending.done();
         let Some(desc) = desc else { return Ok(BTreeMap::new()) };
         Ok(BTreeMap::from([(MANIFEST_KEY.to_owned(), serde_json::to_string(&desc)?)]))
@@ -136,7 +174,7 @@ impl CacheExport {
         &self,
         caches: &Caches,
         place: &dyn Place,
-        collected: Collected,
+        (mut collected, mounts): (Collected, Vec<mounts::Sent>),
         reporter: &Reporter,
     ) -> Result<Option<Descriptor>> {
         let mut blobs: Vec<&(LayerBlob, Ref)> = collected.blobs.iter().collect();
@@ -157,7 +195,10 @@ impl CacheExport {
             };
             desc
         });
-        let layers: Vec<Descriptor> = layers.collect();
+        let mut layers: Vec<Descriptor> = layers.collect();
+        // Named by the manifest too, so that registries keep them.
+        layers.extend(mounts.iter().flat_map(|mount| mount.blobs.clone()));
+        collected.config.mounts = mounts.into_iter().map(|mount| mount.entry).collect();
         match place.address() {
             Address::Manifests(manifests) => {
                 self.publish(place, manifests, (&collected.config, layers), reporter).await.map(Some)

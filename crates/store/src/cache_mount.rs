@@ -34,7 +34,7 @@ pub enum CachePurpose {
 }
 
 impl CachePurpose {
-    fn kind(self) -> NamedKind {
+    pub(crate) fn kind(self) -> NamedKind {
         match self {
             Self::Steps => NamedKind::CacheMount,
             Self::GitRepository => NamedKind::GitRepository,
@@ -76,10 +76,7 @@ impl Store {
         if let Some(base) = &base {
             self.load(base, None).await?;
         }
-        let key = match &base {
-            None => options.id.clone(),
-            Some(base) => format!("{}:{}", options.id, base.id),
-        };
+        let key = crate::mount_archive::key(&options.id, base.as_ref());
         let kind = options.purpose.kind();
         loop {
             let freed = self.inner.names.freed.notified();
@@ -137,7 +134,12 @@ impl Store {
         names.take_free(kind, key, sharing != Sharing::Shared)
     }
 
-    async fn open_mount(&self, hold: Hold, row: NamedRow, base: Option<Arc<Node>>) -> Result<CacheMount> {
+    pub(crate) async fn open_mount(
+        &self,
+        hold: Hold,
+        row: NamedRow,
+        base: Option<Arc<Node>>,
+    ) -> Result<CacheMount> {
         // From here on a drop releases it.
         let mut mount = CacheMount { hold, snapshot: row.snapshot, base, tree: None, store: self.clone() };
         self.touch(&hold.id);

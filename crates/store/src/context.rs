@@ -97,7 +97,7 @@ impl Names {
     }
 
     /// Now, or just after the youngest: the order of making is kept also within a millisecond.
-    fn next_created_ms(&self) -> i64 {
+    pub(crate) fn next_created_ms(&self) -> i64 {
         let youngest = self.all.lock().values().map(|named| named.row.created_ms).max();
         youngest.map_or_else(now_ms, |youngest| now_ms().max(youngest + 1))
     }

@@ -67,7 +67,8 @@ impl Worker {
         // The process may not write to a read-only root, but what has to be there for the sandbox is made in it.
         let mut shown = spec.exec.clone();
         shown.mounts.iter_mut().filter(|mount| mount.dest == "/").for_each(|root| root.readonly = false);
-        let prepared = mounts::prepare(&op, &shown, &spec.inputs, &scope.sessions).await?;
+        let prepared =
+            mounts::prepare(&op, &shown, &spec.inputs, std::slice::from_ref(scope), &scope.sessions).await?;
         emulate(&op).await?;
         let (exec, scope, prepared) = (spec.exec, scope.clone(), Mutex::new(prepared));
         Ok(Container { op, exec, scope, prepared })

@@ -37,5 +37,5 @@ pub use helper::HelperProcess;
 pub use meta::{ImageRequest, ResolvedImage, ResolvedSource};
 pub use op::LlbOp;
 pub use permits::Permits;
-pub use scope::{FileList, Nested, Scope, Witness};
+pub use scope::{FileList, MountSource, Nested, Scope, Witness};
 pub use worker::{Worker, WorkerOptions};

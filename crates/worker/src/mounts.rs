@@ -25,6 +25,7 @@ use rbuild_store::{CacheMount, CacheMountOptions, CachePurpose, MutableRef, NewM
 
 use crate::error::{Left, OpError};
 use crate::op::LlbOp;
+use crate::scope::Scope;
 use crate::worker::Worker;
 
 /// Mode of a tmpfs mount's root, as the kernel has it by default.
@@ -70,6 +71,7 @@ pub(crate) async fn prepare(
     op: &LlbOp,
     exec: &ExecOp,
     inputs: &[Ref],
+    scopes: &[Scope],
     sessions: &SessionGroup,
 ) -> Result<Prepared, OpError> {
     let root = exec.root_mount().ok_or_else(|| OpError::invalid("the exec op has no mount at `/`"))?;
@@ -88,7 +90,7 @@ pub(crate) async fn prepare(
     };
     let position = |mount: &Mount| exec.mounts.iter().position(|known| std::ptr::eq(known, mount));
     prepared.rootfs = prepared.bind(op, root, position(root).unwrap_or_default(), inputs).await?;
-    prepared.take_caches(op, exec, inputs).await?;
+    prepared.take_caches(op, exec, inputs, scopes).await?;
     for (index, mount) in exec.mounts.iter().enumerate().filter(|(_, mount)| !std::ptr::eq(*mount, root)) {
         let source = match &mount.kind {
             MountKind::Bind => Some(MountSource::Mount(prepared.bind(op, mount, index, inputs).await?)),
@@ -153,7 +155,13 @@ impl Prepared {
     }
 
     /// Takes all cache mounts, each once, in the order of their names.
-    async fn take_caches(&mut self, op: &LlbOp, exec: &ExecOp, inputs: &[Ref]) -> Result<(), OpError> {
+    async fn take_caches(
+        &mut self,
+        op: &LlbOp,
+        exec: &ExecOp,
+        inputs: &[Ref],
+        scopes: &[Scope],
+    ) -> Result<(), OpError> {
         let mut wanted = Vec::new();
         for mount in &exec.mounts {
             if let MountKind::Cache { id, sharing } = &mount.kind {
@@ -164,6 +172,12 @@ impl Prepared {
             }
         }
         wanted.sort_by(|a, b| a.0.cmp(&b.0));
+        // Before any is taken: a step that waits for a download holds nothing.
+        for source in scopes.iter().filter_map(|scope| scope.mount_caches.as_ref()) {
+            for ((id, _), _, base) in &wanted {
+                source.prepare(id, base.as_ref()).await;
+            }
+        }
         for (key, sharing, base) in wanted {
             let options = CacheMountOptions {
                 purpose: CachePurpose::Steps,

@@ -36,6 +36,15 @@ pub struct Scope {
     pub nested: Option<Arc<dyn Nested>>,
     /// Is told what steps read.
     pub witness: Option<Arc<dyn Witness>>,
+    /// Has cache mounts from elsewhere.
+    pub mount_caches: Option<Arc<dyn MountSource>>,
+}
+
+/// Where cache mounts of steps may come from when they are not here.
+#[async_trait]
+pub trait MountSource: Send + Sync + fmt::Debug {
+    /// Called before a step takes the cache mount `id` over `base`. Returns when it is filled, or when nobody has it.
+    async fn prepare(&self, id: &str, base: Option<&Ref>);
 }
 
 /// Solves definitions within a build: under its grants and its policy, shown in its progress.

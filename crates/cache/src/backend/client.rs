@@ -9,7 +9,7 @@ use rbuild_digest::Digest;
 use rbuild_oci::{ByteStream, Descriptor, Provider, media};
 use rbuild_session::{BlobTarget, Session};
 
-use super::{Address, InMemory, Manifests, Place, Sent};
+use super::{Address, InMemory, Manifests, Place, Sent, read_blob};
 use crate::error::{CacheError, Result};
 
 /// Largest manifest that is read: as for registries.
@@ -84,24 +84,7 @@ impl Manifests for ClientDir {
     }
 
     async fn blob(&self, desc: &Descriptor, limit: u64) -> Result<Vec<u8>> {
-        let digest = desc.digest;
-        let damaged = |reason: String| CacheError::Damaged { digest, reason };
-        if desc.size > limit {
-            return Err(damaged(format!("{} bytes are more than the {limit} that are read", desc.size)));
-        }
-        let mut stream = self.open(desc, 0).await.map_err(|source| CacheError::Read { digest, source })?;
-        let mut bytes = Vec::new();
-        while let Some(piece) = stream.next().await {
-            let piece = piece.map_err(|source| CacheError::Read { digest, source })?;
-            bytes.extend_from_slice(&piece);
-            if bytes.len() as u64 > desc.size {
-                return Err(damaged(format!("it is longer than {} bytes", desc.size)));
-            }
-        }
-        match Digest::of(&bytes) {
-            found if found == digest => Ok(bytes),
-            found => Err(damaged(format!("its digest is {found}"))),
-        }
+        read_blob(self, desc, limit).await
     }
 
     async fn publish(&self, desc: &Descriptor, manifest: Bytes) -> Result<()> {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt as _;
+use rbuild_digest::Digest;
 use rbuild_oci::{Descriptor, Provider};
 
 pub(crate) use client::ClientDir;
@@ -20,7 +22,7 @@ pub(crate) use gha::{GhaOptions, GhaPlace};
 pub(crate) use registry::RegistryPlace;
 pub(crate) use s3::{S3Options, S3Place};
 
-use crate::error::Result;
+use crate::error::{CacheError, Result};
 
 /// Told how many bytes of a blob have been sent.
 pub(crate) type Sent = Arc<dyn Fn(u64) + Send + Sync>;
@@ -33,6 +35,11 @@ pub(crate) trait Place: Send + Sync + std::fmt::Debug {
 
     /// What leads to the blobs.
     fn address(&self) -> Address<'_>;
+
+    /// Makes sure that it can be written to after its user has gone.
+    async fn ready(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether a blob is there.
     async fn has(&self, desc: &Descriptor) -> Result<bool>;
@@ -81,6 +88,28 @@ pub(crate) trait Documents: Send + Sync {
 
     /// Lets the address lead to `document`.
     async fn write(&self, document: Bytes) -> Result<()>;
+}
+
+/// A blob of at most `limit` bytes, verified.
+pub(crate) async fn read_blob(from: &dyn Provider, desc: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+    let digest = desc.digest;
+    let damaged = |reason: String| CacheError::Damaged { digest, reason };
+    if desc.size > limit {
+        return Err(damaged(format!("{} bytes are more than the {limit} that are read", desc.size)));
+    }
+    let mut stream = from.open(desc, 0).await.map_err(|source| CacheError::Read { digest, source })?;
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|source| CacheError::Read { digest, source })?;
+        bytes.extend_from_slice(&piece);
+        if bytes.len() as u64 > desc.size {
+            return Err(damaged(format!("it is longer than {} bytes", desc.size)));
+        }
+    }
+    match Digest::of(&bytes) {
+        found if found == digest => Ok(bytes),
+        found => Err(damaged(format!("its digest is {found}"))),
+    }
 }
 
 /// A small blob in memory.

@@ -37,6 +37,12 @@ impl Place for RegistryPlace {
         Address::Manifests(self)
     }
 
+    async fn ready(&self) -> Result<()> {
+        // A question that takes the right to push: what it is granted outlives the session.
+        self.repository.has_blob(&Descriptor::of("application/octet-stream", b"")).await?;
+        Ok(())
+    }
+
     async fn has(&self, desc: &Descriptor) -> Result<bool> {
         Ok(self.repository.with_attempts(2).offers_blob(desc).await?)
     }

@@ -13,7 +13,7 @@ fn part(layers: &[(&str, i64)], records: Vec<Record>) -> Part {
     let layer =
         |(name, parent): &(&str, i64)| Layer { blob: Digest::of(name), parent: *parent, annotations: None };
     Part {
-        config: Config { layers: layers.iter().map(layer).collect(), records },
+        config: Config { layers: layers.iter().map(layer).collect(), records, mounts: Vec::new() },
         blobs: layers.iter().map(|(name, _)| (Digest::of(name), blob(name))).collect(),
     }
 }

@@ -9,6 +9,7 @@ mod layers;
 mod prune;
 mod refs;
 mod sizes;
+mod travel;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -32,7 +32,7 @@ pub(crate) async fn run(
     }
     let sessions = scope::sessions_of(cx);
     let work = async {
-        let prepared = mounts::prepare(op, exec, inputs, &sessions).await?;
+        let prepared = mounts::prepare(op, exec, inputs, &cx.scopes(), &sessions).await?;
         let spec = spec(op, exec, &prepared, &sessions).await?;
         Ok::<_, OpError>((prepared, spec))
     };

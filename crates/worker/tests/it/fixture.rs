@@ -118,6 +118,7 @@ impl Fixture {
             keeps_failed: false,
             nested: None,
             witness: None,
+            mount_caches: None,
         };
         let job = self.solver.job(scope, Arc::new(Events(progress.clone())));
         Build { job, progress, worker: self.worker.clone() }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rbuild_digest::Digest;
 use rbuild_oci::{ByteStream, Descriptor, Provider};
 
 use super::bucket::Bucket;
@@ -33,6 +34,37 @@ impl S3Place {
         let options = Arc::new(options);
         let bucket = Bucket::new(http, options.clone());
         Self { shown, objects: Arc::new(Objects { bucket, options }) }
+    }
+}
+
+/// Records of a cache that daemons share, by key. See docs/formats/tier.md.
+impl S3Place {
+    fn record_key(&self, key: &Digest) -> String {
+        format!("{}keys-v1/{}", self.objects.options.manifests, key.hex())
+    }
+
+    /// The record under a key.
+    pub(crate) async fn record(&self, key: &Digest, limit: u64) -> Result<Option<Vec<u8>>> {
+        match self.objects.bucket.get(&self.record_key(key), limit, 1).await {
+            Ok(record) => Ok(Some(record)),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether there is one; if it is old, it is made new.
+    pub(crate) async fn has_record(&self, key: &Digest) -> Result<bool> {
+        let (bucket, key) = (&self.objects.bucket, self.record_key(key));
+        let Some(age) = bucket.head(&key).await? else { return Ok(false) };
+        if age.is_some_and(|age| age >= self.objects.options.touch_refresh) {
+            bucket.touch(&key, 0).await?;
+        }
+        Ok(true)
+    }
+
+    /// Writes a record.
+    pub(crate) async fn put_record(&self, key: &Digest, record: &Bytes) -> Result<()> {
+        Ok(self.objects.bucket.put(&self.record_key(key), record, DOCUMENT_TYPE).await?)
     }
 }
 
