@@ -42,6 +42,7 @@ mod debug_compile;
 mod e1_observe;
 mod e1_service;
 mod e2_remote;
+mod e5_shared_tier;
 mod e7_drain;
 mod f1_progress;
 mod f2_logs;

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbuild_cache::{Caches, LocalCache};
+use rbuild_cache::{Caches, LocalCache, Tier, TieredCache};
 use rbuild_exec::{
     Bridge, BridgeOptions, DnsConfig, NativeOptions, NativeRuntime, NetMode, OciOptions, OciRuntime, Runtime,
 };
@@ -13,12 +13,12 @@ use rbuild_oci::Platform;
 use rbuild_progress::StatusStream;
 use rbuild_registry::{Registry, RegistryConfig};
 use rbuild_session::SessionManager;
-use rbuild_solver::{Solver, SolverOptions};
+use rbuild_solver::{CacheStore, Solver, SolverOptions};
 use rbuild_source::{
     AddressPolicy, BlobSource, ClosedAddresses, GitSource, HttpLimits, HttpSource, ImageSource, LocalSource,
     Source,
 };
-use rbuild_store::{GcPolicy, SnapshotterKind, Store, StoreOptions};
+use rbuild_store::{GcPolicy, Ref, SnapshotterKind, Store, StoreOptions};
 use rbuild_trace::Tracer;
 use rbuild_worker::{Entitlements, LlbOp, Worker, WorkerOptions};
 use tokio::sync::Notify;
@@ -57,6 +57,8 @@ pub struct BuilderOptions {
     pub network: StepNetwork,
     /// When and what to collect; `None`: never by itself.
     pub gc: Option<Vec<GcPolicy>>,
+    /// A cache that this daemon shares with others.
+    pub tier: Option<rbuild_cache::TierOptions>,
     /// How many ended builds are kept.
     pub history: HistoryLimits,
     /// Traces what builds do.
@@ -130,6 +132,15 @@ fn sandbox(
     Ok((network, runtime))
 }
 
+/// Where the solver looks first, and writes.
+fn cache(store: &Store, tier: Option<&Arc<Tier>>) -> Arc<dyn CacheStore<Ref>> {
+    let local = LocalCache::new(store.clone());
+    match tier {
+        None => Arc::new(local),
+        Some(tier) => Arc::new(TieredCache::new(local, tier.clone())),
+    }
+}
+
 /// Builds. One per daemon; everything that is shared by builds hangs on it.
 #[derive(Debug)]
 pub struct Builder {
@@ -153,6 +164,7 @@ pub struct Builder {
     worker_id: String,
     http: rbuild_cache::Http,
     closed: ClosedAddresses,
+    tier: Option<Arc<Tier>>,
 }
 
 impl Builder {
@@ -188,7 +200,8 @@ impl Builder {
             gc: options.gc.clone(),
             run_dir: store.run_dir(),
         });
-        let cache = Arc::new(LocalCache::new(store.clone()));
+        let http = rbuild_cache::Http::default();
+        let tier = options.tier.map(|tier| Tier::start(store.clone(), http.clone(), &tier));
         let dockerfile: Arc<dyn Frontend> =
             Arc::new(rbuild_dockerfile::DockerfileFrontend::standing_in_for(options.built_in_frontends));
         let mut frontends = BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile)]);
@@ -197,7 +210,7 @@ impl Builder {
         let history = History::open(store.clone(), options.history, encode, tracer);
         Ok(Self {
             worker,
-            solver: Solver::new(vec![cache], SolverOptions::default()),
+            solver: Solver::new(vec![cache(&store, tier.as_ref())], SolverOptions::default()),
             exporters: Exporters { store: store.clone(), sessions: sessions.clone(), registry },
             sessions,
             frontends: Arc::new(frontends),
@@ -212,8 +225,9 @@ impl Builder {
             gc: options.gc,
             build_ended: Notify::new(),
             worker_id: worker_id(&store),
-            http: rbuild_cache::Http::default(),
             closed,
+            http,
+            tier,
             store,
         })
     }
@@ -345,8 +359,12 @@ impl Builder {
         if !self.tasks.is_empty() {
             tracing::info!(builds = self.tasks.len(), "waiting for running builds");
         }
+        let begun = std::time::Instant::now();
         if tokio::time::timeout(limit, self.tasks.wait()).await.is_err() {
             tracing::warn!(builds = self.tasks.len(), "the time to drain is over: cancelling the rest");
+        }
+        if let Some(tier) = &self.tier {
+            tier.flush(limit.saturating_sub(begun.elapsed())).await;
         }
     }
 

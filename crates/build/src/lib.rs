@@ -34,6 +34,7 @@ pub use history::{
     HistoryRecord, HistoryRefusal,
 };
 pub use metrics::Metrics;
+pub use rbuild_cache::TierOptions;
 pub use rbuild_dockerfile::BUILT_IN;
 pub use rbuild_trace::{ExportSettings, SettingsError, TraceContext, Tracer};
 pub use request::{BuildOutcome, BuildRequest, ExporterSpec, What};

@@ -24,6 +24,7 @@ mod mounts;
 mod progress;
 mod remote;
 mod target;
+mod tier;
 
 pub use attrs::is_secret;
 pub use backend::http::{Http, ObjectError};
@@ -35,3 +36,4 @@ pub use local::LocalCache;
 pub use mounts::MountCaches;
 pub use remote::RemoteCache;
 pub use target::{CacheExport, Target, inline};
+pub use tier::{Tier, TierOptions, TieredCache};

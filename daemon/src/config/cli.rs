@@ -303,6 +303,7 @@ impl Cli {
             trace_socket: self.otel_socket_path.or(file.otel.socket_path),
             metrics_address: self.metrics_addr.or(file.metrics.address),
             history: file.history,
+            tier: file.cache.tier,
             frontends: file.frontend,
             drain: drain(self.drain_timeout, file.drain_timeout),
             until_stdin_closes: self.until_stdin_closes,

@@ -26,6 +26,7 @@ pub(super) struct ConfigFile {
     pub(super) worker: WorkersFile,
     pub(super) registry: BTreeMap<String, RegistryFile>,
     pub(super) history: HistoryFile,
+    pub(super) cache: CacheFile,
     pub(super) frontend: BTreeMap<String, FrontendFile>,
     pub(super) system: Option<toml::Value>,
     pub(super) otel: OtelFile,
@@ -170,6 +171,14 @@ pub(crate) struct HistoryFile {
     pub(crate) max_age: Option<Span>,
     #[serde(rename = "maxEntries")]
     pub(crate) max_entries: Option<usize>,
+}
+
+/// Ours: caches of the daemon.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CacheFile {
+    /// A cache that daemons share at all times: `type` and attributes as of `--cache-to`.
+    pub(crate) tier: Option<BTreeMap<String, toml::Value>>,
 }
 
 /// How one registry host is reached.

@@ -43,6 +43,7 @@ pub(crate) struct Config {
     pub(crate) metrics_address: Option<String>,
     pub(crate) drain: std::time::Duration,
     pub(crate) history: HistoryFile,
+    pub(crate) tier: Option<BTreeMap<String, toml::Value>>,
     pub(crate) frontends: BTreeMap<String, FrontendFile>,
     pub(crate) until_stdin_closes: bool,
 }

@@ -1,5 +1,6 @@
 //! From the daemon's configuration to the builder's options.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub(crate) fn builder_options(
         },
         network: step_network(&config.network)?,
         gc: config.gc.then(|| gc_policies(config)),
+        tier: config.tier.as_ref().map(tier).transpose()?,
         history: history_limits(config),
         tracer: tracer()?,
         encode_error: rbuild_gateway::encode_error,
@@ -103,6 +105,22 @@ fn repositories(names: &[String], setting: &str) -> anyhow::Result<Vec<String>> 
         Ok(parsed.repository())
     };
     names.iter().map(full).collect()
+}
+
+/// The cache that this daemon shares with others.
+fn tier(file: &BTreeMap<String, toml::Value>) -> anyhow::Result<rbuild_build::TierOptions> {
+    use anyhow::Context as _;
+    let text = |(name, value): (&String, &toml::Value)| {
+        let value = match value {
+            toml::Value::String(text) => text.clone(),
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(flag) => flag.to_string(),
+            _ => anyhow::bail!("[cache.tier] {name}: expected a text, a number or a switch"),
+        };
+        Ok((name.clone(), value))
+    };
+    let attrs = file.iter().map(text).collect::<anyhow::Result<_>>()?;
+    rbuild_build::TierOptions::parse(&attrs).context("[cache.tier]")
 }
 
 fn history_limits(config: &Config) -> HistoryLimits {
