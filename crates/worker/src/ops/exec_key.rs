@@ -31,8 +31,11 @@ fn digest(exec: &ExecOp, platform: &Platform) -> Digest {
     }
     for mount in &mut exec.mounts {
         mount.selector.clear();
-        // Which cache is mounted, and with whom it is shared, is no part of what the step does.
-        if let MountKind::Cache { id, sharing } = &mut mount.kind {
+        // Which cache is mounted, and with whom it is shared, is no part of what the step does. The name that Dockerfiles
+        // give by default is kept, as upstream keeps it; it says no more than the target.
+        if let MountKind::Cache { id, sharing } = &mut mount.kind
+            && !(*sharing == CacheSharing::Shared && is_default_name(id, &mount.dest))
+        {
             id.clear();
             *sharing = CacheSharing::Shared;
         }
@@ -50,6 +53,11 @@ fn digest(exec: &ExecOp, platform: &Platform) -> Digest {
     }
     text.push('}');
     Digest::of(text)
+}
+
+/// Whether a cache mount has no name but its target.
+fn is_default_name(id: &str, dest: &str) -> bool {
+    id.starts_with('/') && absolute(id) == absolute(dest)
 }
 
 /// One ordinary root mount and nothing else: left out of the identity, as upstream does.
@@ -118,6 +126,33 @@ mod tests {
         let mut exec = ExecOp { mounts, ..ExecOp::default() };
         exec.meta.args = vec!["true".into()];
         exec
+    }
+
+    /// Seen in caches that upstream exported.
+    #[test]
+    fn cache_mounts_have_upstreams_keys() {
+        let platform = Platform::parse("linux/amd64").unwrap();
+        let key = |id: &str, sharing: CacheSharing| {
+            let mut cache = mount("/pkg", 0, None, false, "");
+            cache.input = None;
+            cache.kind = MountKind::Cache { id: id.into(), sharing };
+            let mut exec = exec(vec![mount("/", 0, Some(0), false, ""), cache]);
+            exec.meta.args = vec!["/busybox".into(), "true".into()];
+            exec.meta.cwd = "/".into();
+            exec.meta.env = vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()];
+            exec.meta.remove_mount_stubs_recursive = true;
+            let op = digest(&exec, &platform);
+            Digest::of(format!("{op}@0")).hex()[..12].to_owned()
+        };
+        assert_eq!(key("//pkg", CacheSharing::Shared), "23dc430f834c");
+        for (id, sharing) in [
+            ("//pkg", CacheSharing::Locked),
+            ("//pkg", CacheSharing::Private),
+            ("/k", CacheSharing::Shared),
+            ("/k2", CacheSharing::Private),
+        ] {
+            assert_eq!(key(id, sharing), "512425e277c7", "{id}");
+        }
     }
 
     #[test]
