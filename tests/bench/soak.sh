@@ -48,7 +48,17 @@ report() {
         "$1" "$(status VmRSS)" "$(descriptors)" "$(mounts)" "$(status Threads)" "$(du -sm "$work/root" | cut -f1)"
 }
 
-mounts_before=$(mounts)
+# The collector comes once more after ten seconds, and the threads that it used end ten seconds after it is done, which
+# takes its time on a loaded machine.
+settle() {
+    sleep 25
+    for _ in $(seq 60); do
+        [ "$(status Threads)" -gt "$threads_before" ] || return 0
+        sleep 2
+    done
+}
+
+mounts_before=$(mounts) threads_before=$(status Threads)
 n=0
 while [ "$n" -lt "$builds" ]; do
     n=$((n + 1))
@@ -56,15 +66,14 @@ while [ "$n" -lt "$builds" ]; do
     "$bin/rbuildctl" --addr "unix://$work/sock" build --quiet -t "soak:$((n % 7))" "$work/context" > /dev/null
     case $n in
     10)
-        # The collector comes once more after ten seconds, and the threads that it used end ten seconds after that.
-        sleep 30
+        settle
         memory=$(status VmRSS) descriptors=$(descriptors) threads=$(status Threads)
         report "$n"
         ;;
     *00) report "$n" ;;
     esac
 done
-sleep 30
+settle
 report "$n"
 [ "$n" -ge 10 ] || exit 0
 failed=0
