@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rbuild_oci::layer::{EntryKind, LayerEntry, LayerError, LayerReader};
-use rbuild_sys::{Root, makedev};
+use rbuild_sys::{Root, SysError, makedev};
 use tokio_util::sync::CancellationToken;
 
 use super::copy::CopyRequest;
@@ -25,6 +25,10 @@ const MAX_RATIO: u64 = 200;
 const MAX_ENTRIES: u64 = 10_000_000;
 /// Zeros behind an archive's end: tapes had records of a few megabytes at most.
 const MAX_TAIL: u64 = 64 << 20;
+/// What the kernel says of a hard link to a directory; the same number on all machines.
+const EPERM: i32 = 1;
+/// What it says of symlinks that lead in a circle, likewise.
+const ELOOP: i32 = 40;
 /// Bytes between two looks at whether the build is cancelled.
 const PIECE: usize = 256 << 10;
 
@@ -58,7 +62,7 @@ pub(crate) fn unpack(from: &Root, source: &Path, to: &Root, request: &CopyReques
         }
         budget.spend(&entry).map_err(&bad)?;
         extract(&root, &entry, &mut archive, request).map_err(|error| match error {
-            FileError::Sys(error) if !error.is_no_space() => bad(format!("{}: {error}", shown(&entry.path))),
+            FileError::Sys(error) if !error.is_no_space() => bad(refusal(&entry, &error)),
             other => other,
         })?;
         if entry.kind == EntryKind::Directory && !entry.path.as_os_str().is_empty() {
@@ -202,6 +206,24 @@ fn extract(root: &Root, entry: &LayerEntry, data: &mut Archive, request: &CopyRe
         EntryKind::Fifo => root.mknod(path, FIFO | entry.mode, 0)?,
     }
     own(root, entry, request)
+}
+
+/// Why an entry cannot be, in words of archives.
+fn refusal(entry: &LayerEntry, error: &SysError) -> String {
+    let path = shown(&entry.path);
+    let target = shown(&entry.link);
+    match entry.kind {
+        EntryKind::HardLink if error.is_not_found() => {
+            format!("`{path}` is a hard link to `{target}`, which is not there")
+        }
+        EntryKind::HardLink if error.errno() == EPERM => {
+            format!("`{path}` is a hard link to `{target}`, which is a directory")
+        }
+        _ if error.is_not_found() => format!("`{path}` lies behind a symlink that leads nowhere"),
+        _ if error.is_not_dir() => format!("`{path}` lies below something that is not a directory"),
+        _ if error.errno() == ELOOP => format!("`{path}` lies behind symlinks that lead in a circle"),
+        _ => format!("`{path}`: {error}"),
+    }
 }
 
 /// Owner, attributes, mode and time of an entry; directories get their time at the end.
