@@ -289,6 +289,18 @@ fn a_cancelled_build_ends_its_git() {
 }
 
 #[test]
+fn a_ref_that_is_not_there_is_named() {
+    let daemon = TestDaemon::start();
+    let server = TestGit::start();
+    let (repo, ..) = sample();
+    server.publish(&repo, "r.git");
+    for name in ["nowhere", "refs/heads/nowhere", "0123456789012345678901234567890123456789"] {
+        let (output, _) = try_build(&daemon, &format!("{}#{name}", server.url("r.git")), &[]);
+        output.failure().has("error[R014]: ").has(name).lacks("Dockerfile");
+    }
+}
+
+#[test]
 fn add_of_a_repository_takes_the_commit_that_was_promised() {
     let daemon = TestDaemon::start();
     let server = TestGit::start();

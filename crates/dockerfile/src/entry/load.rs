@@ -219,6 +219,8 @@ fn wanted(wanted: &Wanted<'_>) -> Result<Definition, BuildError> {
 /// A file's bytes, or nothing if it does not exist.
 async fn read_optional(directory: Option<&SharedRef>, path: &str) -> Result<Option<Vec<u8>>, BuildError> {
     let Some(directory) = directory else { return Ok(None) };
+    // Also a source may be what is not found: that is another error than a missing file.
+    directory.evaluate().await?;
     match directory.read_file(path, None).await {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.code == ErrorCode::NotFound => Ok(None),
