@@ -54,9 +54,7 @@ pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Resul
         log_file: args.log_file.clone(),
         shared_key: context.shared_key.clone(),
     };
-    let source_policy = args.source_policy_file.as_deref().map(policy::read).transpose()?;
-    let mut request = SolveRequest { entitlements: args.allow.clone(), source_policy, ..Default::default() };
-    request.r#ref.clone_from(&id);
+    let mut request = request(&args, &id, call.is_some())?;
     let connected = connect::connect(connection, true).await?;
     let drive = if call.is_none() && invoke.is_none() {
         request.frontend = FRONTEND.into();
@@ -100,6 +98,17 @@ fn mode(args: &BuildArgs) -> Result<Mode, CommandError> {
         // A live view and a process cannot share a terminal.
         (false, Mode::Auto | Mode::Tty) if args.invoke.is_some() => Mode::Plain,
         (false, mode) => mode,
+    })
+}
+
+/// `internal`: as buildx has it, questions are not builds.
+fn request(args: &BuildArgs, id: &str, internal: bool) -> Result<SolveRequest, CommandError> {
+    Ok(SolveRequest {
+        r#ref: id.to_owned(),
+        entitlements: args.allow.clone(),
+        source_policy: args.source_policy_file.as_deref().map(policy::read).transpose()?,
+        internal,
+        ..Default::default()
     })
 }
 

@@ -12,7 +12,7 @@ fn space(code: u8) -> TestSpace {
             "FROM busybox AS data\nRUN echo given > /given\n\
              FROM busybox\nWORKDIR /w\nENV A=b\n\
              RUN --mount=from=data,target=/data --mount=type=cache,target=/c --mount=type=tmpfs,target=/t \
-             --mount=type=secret,id=s \\\n  echo cached > /c/f; echo wrote > out; exit {code}\nCMD echo run by $(pwd)\n"
+             --mount=type=secret,id=s --mount=type=secret,id=s,env=S \\\n  echo cached > /c/f; echo wrote > out; exit {code}\nCMD echo run by $(pwd)\n"
         ),
     );
     space
@@ -23,13 +23,13 @@ fn the_failed_step_is_entered_as_it_was_left() {
     let daemon = TestDaemon::start();
     let space = space(9);
     let command =
-        "cat out /data/given /c/f /run/secrets/s; echo; pwd; echo $A; touch /t/x && echo tmp; exit 3";
+        "cat out /data/given /c/f /run/secrets/s; echo; pwd; echo $A $S; touch /t/x && echo tmp; exit 3";
     let invoke = format!("--invoke=on-error,command={command}");
     let args = ["build", "--progress=plain", "--secret", "id=s,src=secret", &invoke, "."];
     let output = daemon.ctl(space.path(), &args).failure();
     // The build has failed, whatever was done in there.
     assert_eq!(output.code, Some(1));
-    assert_eq!(output.stdout, "wrote\ngiven\ncached\nhush\n/w\nb\ntmp\n");
+    assert_eq!(output.stdout, "wrote\ngiven\ncached\nhush\n/w\nb hush\ntmp\n");
     output.has("in the failed step [stage-1 3/3] RUN --mount=from=data").has("exit code: 9");
     // What was written there is nobody's afterwards.
     let invoke = "--invoke=on-error,command=touch /trace";

@@ -7,11 +7,12 @@ use rbuild_api::moby::buildkit::v1::control_client::ControlClient;
 use rbuild_api::moby::buildkit::v1::frontend as wire;
 use rbuild_api::moby::buildkit::v1::frontend::exec_message::Input;
 use rbuild_api::moby::buildkit::v1::frontend::llb_bridge_client::LlbBridgeClient;
-use rbuild_api::moby::buildkit::v1::{SolveRequest, StatusRequest};
+use rbuild_api::moby::buildkit::v1::sourcepolicy::{self, PolicyAction};
+use rbuild_api::moby::buildkit::v1::{DiskUsageRequest, SolveRequest, StatusRequest, StatusResponse};
 use rbuild_api::pb;
 use rbuild_digest::random_id;
 use rbuild_llb::{Constraints, ExecOptions, FileActions, ImageOptions, MarshalOptions, MkfileAction, State};
-use rbuild_tests::{TestDaemon, processes, wait_until};
+use rbuild_tests::{TestDaemon, TestSpace, processes, registry, wait_until};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -138,6 +139,16 @@ async fn collect(mut replies: tonic::Streaming<wire::ExecMessage>) -> (wire::Exi
         }
     }
     (exit.unwrap(), String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+/// Waits for a process to say that it is ready.
+async fn until_ready(replies: &mut tonic::Streaming<wire::ExecMessage>) {
+    loop {
+        let reply = replies.message().await.unwrap().unwrap();
+        if matches!(reply.input, Some(Input::File(file)) if file.data == b"ready\n") {
+            return;
+        }
+    }
 }
 
 fn busybox() -> State {
@@ -292,6 +303,105 @@ fn frontends_run_with_inputs_and_their_results_are_refs() {
 }
 
 #[test]
+fn a_solve_may_name_caches_to_look_into() {
+    let (first, second) = (TestDaemon::start(), TestDaemon::start());
+    let text = "FROM busybox\nRUN cat /proc/sys/kernel/random/uuid > /id\n";
+    let space = TestSpace::new();
+    space.write("Dockerfile", text);
+    let cache = format!("{}/gateway-cache:{}", registry().host, random_id());
+    let export = format!("type=registry,ref={cache},mode=max");
+    let args = ["build", "--cache-to", &export, "-o", "made", "."];
+    first.ctl(space.path(), &args).success();
+    block_on(async {
+        let mut build = Driven::start(&second).await;
+        let events = ControlClient::new(channel(&second).await)
+            .status(StatusRequest { r#ref: build.id.clone() })
+            .await
+            .unwrap()
+            .into_inner();
+        let import = wire::CacheOptionsEntry {
+            r#type: "registry".into(),
+            attrs: [("ref".to_owned(), cache.clone())].into(),
+        };
+        let wired = |state: &State| state.marshal(&MarshalOptions::default()).unwrap().to_wire();
+        let ask = build.call(wire::SolveRequest {
+            frontend: "dockerfile.v0".into(),
+            frontend_inputs: [
+                ("dockerfile".to_owned(), wired(&text_file("/Dockerfile", text))),
+                ("context".to_owned(), wired(&text_file("/none", ""))),
+            ]
+            .into(),
+            // Twice is once.
+            cache_imports: vec![import.clone(), import],
+            allow_result_return: true,
+            evaluate: true,
+            ..Default::default()
+        });
+        let result = build.bridge.solve(ask).await.unwrap().into_inner().result.unwrap();
+        let Some(wire::result::Result::RefDeprecated(id)) = result.result else { panic!("{result:?}") };
+        let read = wire::ReadFileRequest { r#ref: id, file_path: "/id".into(), ..Default::default() };
+        let read = build.call(read);
+        let read = build.bridge.read_file(read).await.unwrap().into_inner().data;
+        assert_eq!(String::from_utf8(read).unwrap(), space.read("made/id"), "the step has run again");
+        build.finish().await.unwrap();
+        let imports = vertices(events).await.into_iter().filter(|name| name.contains("importing cache"));
+        assert_eq!(imports.count(), 1);
+    });
+}
+
+/// The names of a build's vertices.
+async fn vertices(mut events: tonic::Streaming<StatusResponse>) -> std::collections::BTreeSet<String> {
+    let mut seen = std::collections::BTreeMap::new();
+    while let Some(event) = events.message().await.unwrap() {
+        seen.extend(event.vertexes.into_iter().map(|vertex| (vertex.digest, vertex.name)));
+    }
+    seen.into_values().collect()
+}
+
+#[test]
+fn a_solve_may_bring_rules_on_its_sources() {
+    let daemon = TestDaemon::start();
+    block_on(async {
+        let mut build = Driven::start(&daemon).await;
+        let rule = |action: PolicyAction, to: Option<&str>| sourcepolicy::Policy {
+            version: 1,
+            rules: vec![sourcepolicy::Rule {
+                action: action.into(),
+                selector: Some(sourcepolicy::Selector {
+                    identifier: "docker-image://docker.io/library/*".into(),
+                    ..Default::default()
+                }),
+                updates: to
+                    .map(|to| sourcepolicy::Update { identifier: to.into(), attrs: Default::default() }),
+            }],
+        };
+        let state = |name: &str| State::image(name, ImageOptions::default()).unwrap();
+        let solve = |name: &str, policy: sourcepolicy::Policy| wire::SolveRequest {
+            definition: Some(state(name).marshal(&MarshalOptions::default()).unwrap().to_wire()),
+            source_policies: vec![policy],
+            evaluate: true,
+            ..Default::default()
+        };
+        let ask = build.call(solve("busybox", rule(PolicyAction::Deny, None)));
+        let error = build.bridge.solve(ask).await.unwrap_err();
+        assert!(error.message().contains("rule 1 (DENY"), "{error}");
+        let to = "docker-image://docker.io/library/busybox:latest";
+        let ask = build.call(solve("nosuch", rule(PolicyAction::Convert, Some(to))));
+        build.bridge.solve(ask).await.unwrap();
+        let ask = build.call(wire::ResolveImageConfigRequest {
+            r#ref: "busybox".into(),
+            source_policies: vec![rule(PolicyAction::Deny, None)],
+            ..Default::default()
+        });
+        let error = build.bridge.resolve_image_config(ask).await.unwrap_err();
+        assert!(error.message().contains("rule 1 (DENY"), "{error}");
+        // They were of those requests only.
+        build.solve(&busybox()).await.unwrap();
+        build.finish().await.unwrap();
+    });
+}
+
+#[test]
 fn warnings_are_shown_and_a_build_returns_once() {
     let daemon = TestDaemon::start();
     block_on(async {
@@ -353,6 +463,10 @@ fn what_a_failed_step_left_can_be_mounted_by_its_build() {
         assert_eq!(build.run("d", "cat /written").await.1, "left\n");
         build.finish().await.unwrap();
         other.finish().await.unwrap();
+        let mut control = ControlClient::new(channel(&daemon).await);
+        let usage = control.disk_usage(DiskUsageRequest::default()).await.unwrap().into_inner().record;
+        assert!(!usage.is_empty());
+        assert!(!usage.iter().any(|record| record.description.contains("/written")), "{usage:?}");
     });
 }
 
@@ -395,6 +509,107 @@ fn a_process_sees_what_its_container_says() {
 }
 
 #[test]
+fn processes_of_a_container_run_side_by_side() {
+    let daemon = TestDaemon::start();
+    block_on(async {
+        let mut build = Driven::start(&daemon).await;
+        let root = build.solve(&busybox()).await.unwrap();
+        build.container("c", &root).await.unwrap();
+        // Both on one stream, told apart by their ids.
+        let (to, mut replies) = build.exec().await;
+        let first = "echo first > /f; while [ ! -e /end ]; do sleep 0.05; done; exit 8";
+        to.send(message("one", init("c", first, false))).await.unwrap();
+        loop {
+            let reply = replies.message().await.unwrap().unwrap();
+            if matches!(reply.input, Some(Input::Started(_))) {
+                break;
+            }
+        }
+        let second = "until [ -e /f ]; do sleep 0.05; done; cat /f; hostname; kill -0 1 && touch /end";
+        to.send(message("two", init("c", second, false))).await.unwrap();
+        drop(to);
+        let (mut out, mut codes) = (Vec::new(), Vec::new());
+        while let Some(reply) = replies.message().await.unwrap() {
+            match reply.input.unwrap() {
+                Input::File(file) if reply.process_id == "two" => out.extend(file.data),
+                Input::Exit(exit) => codes.push((reply.process_id, exit.code)),
+                _ => {}
+            }
+        }
+        codes.sort();
+        assert_eq!(String::from_utf8(out).unwrap(), "first\nhere\n");
+        // The second may be taken along by the end of the first.
+        assert_eq!(codes[0], ("one".to_owned(), 8));
+        assert!(codes[1].1 == 0 || codes[1].1 == 137, "{codes:?}");
+        build.finish().await.unwrap();
+    });
+}
+
+#[test]
+fn files_of_a_containers_mounts_are_read_while_its_processes_run() {
+    let daemon = TestDaemon::start();
+    block_on(async {
+        let mut build = Driven::start(&daemon).await;
+        let root = build.solve(&busybox()).await.unwrap();
+        let bind = |dest: &str, readonly: bool| pb::Mount {
+            dest: dest.into(),
+            result_id: root.clone(),
+            readonly,
+            ..pb::Mount::default()
+        };
+        let kind = |dest: &str, kind: pb::MountType| pb::Mount {
+            dest: dest.into(),
+            mount_type: kind.into(),
+            cache_opt: Some(pb::CacheOpt { id: random_id(), sharing: 0 }),
+            ..pb::Mount::default()
+        };
+        let (tmpfs, cache) = (kind("/t", pb::MountType::Tmpfs), kind("/c", pb::MountType::Cache));
+        let mounts = vec![bind("/", false), bind("/ro", true), tmpfs, cache];
+        build.container_of("c", mounts, pb::NetMode::Unset).await.unwrap();
+        let (to, mut replies) = build.exec().await;
+        let command = "echo w > /written; rm -r /tmp; echo k > /c/k; echo t > /t/t; echo ready; read x";
+        to.send(message("p", init("c", command, false))).await.unwrap();
+        until_ready(&mut replies).await;
+        let file = |container: &str, path: &str, mount_index| wire::ReadFileRequest {
+            r#ref: container.into(),
+            file_path: path.into(),
+            mount_index,
+            range: None,
+        };
+        for (path, mount, text) in [("/written", 0, "w\n"), ("/k", 3, "k\n")] {
+            let ask = build.call(file("c", path, mount));
+            let data = build.bridge.read_file_container(ask).await.unwrap().into_inner().data;
+            assert_eq!(String::from_utf8(data).unwrap(), text);
+        }
+        let list =
+            build.call(wire::ReadDirRequest { r#ref: "c".into(), mount_index: 1, ..Default::default() });
+        let names = build.bridge.read_dir_container(list).await.unwrap().into_inner().entries;
+        assert!(names.iter().any(|entry| entry.path == "tmp"), "the image itself is as it was");
+        for (container, path, mount, code) in [
+            ("c", "/t", 2, Code::NotFound),
+            ("c", "/written", 1, Code::NotFound),
+            ("c", "/c/k", 0, Code::NotFound),
+            ("c", "/written", 4, Code::InvalidArgument),
+            ("c", "/written", -1, Code::InvalidArgument),
+            ("d", "/written", 0, Code::NotFound),
+        ] {
+            let ask = build.call(file(container, path, mount));
+            let error = build.bridge.read_file_container(ask).await.unwrap_err();
+            assert_eq!(error.code(), code, "{container} {path} {mount}: {error}");
+        }
+        let stat =
+            |path: &str| wire::StatFileRequest { r#ref: "c".into(), path: path.into(), mount_index: 0 };
+        let ask = build.call(stat("/written"));
+        let found = build.bridge.stat_file_container(ask).await.unwrap().into_inner().stat.unwrap();
+        assert_eq!(found.size, 2);
+        let ask = build.call(stat("/tmp"));
+        assert_eq!(build.bridge.stat_file_container(ask).await.unwrap_err().code(), Code::NotFound);
+        drop((to, replies));
+        build.finish().await.unwrap();
+    });
+}
+
+#[test]
 fn a_terminal_has_a_size_and_signals_arrive() {
     let daemon = TestDaemon::start();
     block_on(async {
@@ -414,12 +629,7 @@ fn a_terminal_has_a_size_and_signals_arrive() {
         let (to, mut replies) = build.exec().await;
         let trap = "trap 'echo caught; exit 9' TERM; echo ready; while true; do sleep 1; done";
         to.send(message("p", init("c", trap, false))).await.unwrap();
-        loop {
-            let reply = replies.message().await.unwrap().unwrap();
-            if matches!(reply.input, Some(Input::File(file)) if file.data == b"ready\n") {
-                break;
-            }
-        }
+        until_ready(&mut replies).await;
         to.send(message("p", Input::Signal(wire::SignalMessage { name: "SIGTERM".into() }))).await.unwrap();
         let (exit, out, _) = collect(replies).await;
         assert_eq!((exit.code, out.as_str()), (9, "caught\n"));

@@ -10,8 +10,9 @@ mod terminal;
 
 use std::collections::BTreeMap;
 
-use rbuild_api::moby::buildkit::v1::SolveRequest;
+use rbuild_api::moby::buildkit::v1::control_client::ControlClient;
 use rbuild_api::moby::buildkit::v1::frontend as wire;
+use rbuild_api::moby::buildkit::v1::{ListWorkersRequest, SolveRequest};
 use rbuild_api::pb;
 use rbuild_digest::random_id;
 use rbuild_oci::{ImageConfig, ImageRef};
@@ -28,6 +29,8 @@ pub(crate) use invoke::Invoke;
 
 /// The key under which the exit code comes with the response.
 const EXIT: &str = "rbuildctl.exit";
+/// A worker's network.
+const NETWORK_LABEL: &str = "org.mobyproject.buildkit.worker.network";
 
 /// Runs a process; its exit code is the command's.
 pub(crate) async fn run(connection: &ConnectionArgs, args: RunArgs) -> Result<(), CommandError> {
@@ -48,6 +51,14 @@ pub(crate) async fn run(connection: &ConnectionArgs, args: RunArgs) -> Result<()
         connected.close().await;
         return Err(CommandError::usage("--publish: the daemon is on another machine")
             .hint("ports of processes are reached where the daemon runs; forward them with ssh -L"));
+    }
+    if !ports.is_empty()
+        && network != pb::NetMode::Host
+        && let Some(other) = other_network(&connected.channel).await?
+    {
+        connected.close().await;
+        return Err(CommandError::usage(format!("--publish: the network of processes is `{other}` there"))
+            .hint("ports are reached where processes share the daemon's network: --network host --allow network.host"));
     }
     let serving = ports::serve(ports);
     let session = random_id();
@@ -71,6 +82,14 @@ pub(crate) fn ended(response: &BTreeMap<String, String>) -> Result<(), CommandEr
         None | Some(0) => Ok(()),
         Some(code) => Err(CommandError::exit(code)),
     }
+}
+
+/// What the network of processes is that ask for none, if it is not that of the daemon's machine.
+async fn other_network(channel: &tonic::transport::Channel) -> Result<Option<String>, CommandError> {
+    let mut client = ControlClient::new(channel.clone());
+    let workers = client.list_workers(ListWorkersRequest::default()).await?.into_inner().record;
+    let label = workers.iter().find_map(|worker| worker.labels.get(NETWORK_LABEL));
+    Ok(label.filter(|network| network.as_str() != "host").cloned())
 }
 
 fn network(mode: Option<&str>) -> Result<pb::NetMode, CommandError> {

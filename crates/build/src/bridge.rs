@@ -7,18 +7,19 @@ use rbuild_frontend::{
     FrontendRequest, FrontendResult, GitMeta, ImageMeta, ImageQuery, ResolveMode, SharedRef, SolveRequest,
     SourceMeta, SourceQuery, Warning,
 };
-use rbuild_llb::{Definition, Graph, LlbError, SourceOp};
+use rbuild_llb::{Definition, Graph, LlbError, SourceOp, SourcePolicy};
 use rbuild_oci::{ImageRef, Platform};
 use rbuild_progress::{Reporter, VertexInfo};
 use rbuild_solver::Job;
 use rbuild_store::Ref;
 use rbuild_worker::{ImageRequest, LlbOp, ResolvedImage, Scope, Worker};
 
+use crate::caching::BuildCaches;
 use crate::container::{self, Containers};
 use crate::error::{from_op, from_solve, located};
 use crate::events::SolverEvents;
 use crate::explain::Explainer;
-use crate::policy::Policy;
+use crate::policy::{self, Policy};
 use crate::refs::BuildRef;
 
 /// Frontends that run frontends go this deep at most.
@@ -36,9 +37,20 @@ pub(crate) struct BuildContext {
     pub(crate) session: String,
     pub(crate) policy: Option<Policy>,
     pub(crate) containers: Containers,
+    pub(crate) caches: BuildCaches,
 }
 
 impl BuildContext {
+    /// Lets what is solved from now on look into further caches.
+    fn import_caches(&self, imports: &[(String, BTreeMap<String, String>)]) -> Result<(), BuildError> {
+        for (kind, attrs) in imports {
+            if let Some(cache) = self.caches.import(kind, attrs, &self.scope.progress)? {
+                self.job.add_store(cache);
+            }
+        }
+        Ok(())
+    }
+
     /// Computes the head of a definition; `None` is scratch.
     pub(crate) async fn solve_definition(&self, definition: &Definition) -> Result<Option<Ref>, BuildError> {
         let graph = self.graph(definition).await?;
@@ -123,12 +135,14 @@ impl BuildBridge {
 
     /// The image that the client's policy wants in place of the one that is asked for.
     async fn policed(&self, query: &mut ImageQuery) -> Result<(), BuildError> {
-        let Some(policy) = &self.context.policy else { return Ok(()) };
+        if self.context.policy.is_none() && query.policies.is_empty() {
+            return Ok(());
+        }
         let scheme = if query.oci_layout.is_some() { "oci-layout" } else { "docker-image" };
         let name = ImageRef::parse(&query.reference).map(|name| name.tag_or_latest().to_string());
         let name = name.unwrap_or_else(|_| query.reference.clone());
         let source = SourceOp::new(format!("{scheme}://{name}"), BTreeMap::new());
-        let wanted = policy.decide(&self.context, &source, query.platform.as_ref()).await?;
+        let wanted = self.wanted(&query.policies, &source, query.platform.as_ref()).await?;
         match wanted.identifier.strip_prefix(scheme).and_then(|rest| rest.strip_prefix("://")) {
             Some(_) if wanted == source => {}
             Some(reference) => query.reference = reference.to_owned(),
@@ -142,6 +156,20 @@ impl BuildBridge {
             }
         }
         Ok(())
+    }
+
+    /// The source that rules and policy want in place of one.
+    async fn wanted(
+        &self,
+        rules: &[SourcePolicy],
+        source: &SourceOp,
+        platform: Option<&Platform>,
+    ) -> Result<SourceOp, BuildError> {
+        let wanted = policy::ruled_source(rules, source)?;
+        match &self.context.policy {
+            Some(policy) => policy.decide(&self.context, &wanted, platform).await,
+            None => Ok(wanted),
+        }
     }
 
     async fn show<T>(
@@ -216,6 +244,7 @@ fn warning_to_progress(warning: Warning) -> rbuild_progress::Warning {
 impl Bridge for BuildBridge {
     async fn solve(&self, request: SolveRequest) -> Result<FrontendResult, BuildError> {
         let evaluate = request.evaluate;
+        self.context.import_caches(&request.cache_imports)?;
         let result = match (&request.definition, request.frontend.is_empty()) {
             (Some(_), false) => {
                 return Err(BuildError::invalid("solve: give either a definition or a frontend, not both"));
@@ -225,7 +254,8 @@ impl Bridge for BuildBridge {
             (Some(definition), true) => {
                 // Checked now, so that the frontend learns of a mistake where it made it.
                 Graph::from_definition(definition).map_err(|error| invalid(&error))?;
-                let reference: SharedRef = Arc::new(BuildRef::new(self.context.clone(), definition.clone()));
+                let definition = policy::ruled(&request.policies, definition)?.unwrap_or(definition.clone());
+                let reference: SharedRef = Arc::new(BuildRef::new(self.context.clone(), definition));
                 FrontendResult::single(Some(reference))
             }
             (None, false) => self.run_frontend(request).await?,
@@ -265,10 +295,7 @@ impl Bridge for BuildBridge {
             source.attrs.insert("image.resolvemode".into(), mode_text(query.mode).into());
         }
         let work = async {
-            let source = match &self.context.policy {
-                Some(policy) => policy.decide(&self.context, &source, query.platform.as_ref()).await?,
-                None => source,
-            };
+            let source = self.wanted(&query.policies, &source, query.platform.as_ref()).await?;
             let worker = &self.context.worker;
             let resolved = worker.resolve_source(&self.context.scope, &reporter, &source, query.platform);
             resolved.await.map(|resolved| (resolved, source)).map_err(|error| from_op(&error))

@@ -8,7 +8,7 @@ use rbuild_exec::{
     Bridge, BridgeOptions, DnsConfig, NativeOptions, NativeRuntime, NetMode, OciOptions, OciRuntime, Runtime,
 };
 use rbuild_exporter::Exporters;
-use rbuild_frontend::{BuildError, ErrorCode, Frontend};
+use rbuild_frontend::{BuildError, Detail, ErrorCode, Frontend};
 use rbuild_oci::Platform;
 use rbuild_progress::StatusStream;
 use rbuild_registry::{Registry, RegistryConfig};
@@ -255,11 +255,14 @@ impl Builder {
             let begun = std::time::Instant::now();
             let explaining = Explaining::new(&request);
             let explainer = Arc::new(Explainer::default());
-            let outcome = run::build(&builder, request, progress, explainer.clone(), cancel).await;
+            let failed = run::FailedRefs::default();
+            let outcome = run::build(&builder, request, progress, explainer.clone(), &failed, cancel).await;
             let outcome = match outcome {
-                Err(error) => Err(builder.with_holders(error).await),
+                Err(error) => Err(builder.with_holders(without_step(error)).await),
                 built => built,
             };
+            let left = std::mem::take(&mut *failed.lock());
+            builder.discard(left).await;
             let explained = explaining.finish(&builder, explainer).await;
             if !internal {
                 builder.metrics.ended(&outcome, tally.tally(), begun.elapsed());
@@ -277,6 +280,16 @@ impl Builder {
         task.await.unwrap_or_else(|error| {
             Err(BuildError::new(ErrorCode::Internal, format!("the build's task ended early: {error}")))
         })
+    }
+
+    /// What failed steps left is of use only while their build runs.
+    async fn discard(&self, failed: Vec<rbuild_store::RefId>) {
+        if failed.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.discard(failed).await {
+            tracing::warn!(%error, "what a failed step left is left to the collection of garbage");
+        }
     }
 
     /// The events of a build from its start, whether it runs or ended; waits a few seconds for one that is about to
@@ -450,4 +463,10 @@ fn worker_id(store: &Store) -> String {
         tracing::debug!(%error, "keeping the worker's id");
     }
     id
+}
+
+/// Without what the failed step left: the build is over.
+fn without_step(mut error: BuildError) -> BuildError {
+    error.details.retain(|detail| !matches!(detail, Detail::Step(_)));
+    error
 }

@@ -1,13 +1,15 @@
 //! Caches elsewhere in the course of one build: imports begin with it, exports end it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::Engine as _;
+use parking_lot::Mutex;
 use rbuild_cache::{
     CacheExport, CacheImport, Caches, Client, INLINE_KEY, Known, LocalCache, MountCaches, RemoteCache, Target,
 };
+use rbuild_digest::Digest;
 use rbuild_exporter::{ExportError, InlineCache};
 use rbuild_frontend::{BuildError, ErrorCode, Fault};
 use rbuild_progress::{Progress, VertexInfo};
@@ -27,13 +29,21 @@ const INLINE_OPTION: &str = "build-arg:BUILDKIT_INLINE_CACHE";
 pub(crate) struct BuildCaches {
     caches: Caches,
     client: Client,
-    imported: Vec<Arc<RemoteCache>>,
+    /// What is looked into, and what was asked for: a frontend may ask again for what the client has asked for.
+    imported: Mutex<Imported>,
     exports: Vec<Arc<CacheExport>>,
 }
 
 /// A cache that makes no sense.
 fn refused(text: String) -> BuildError {
     BuildError::invalid(text).fault(Fault::Cache)
+}
+
+#[derive(Debug, Default)]
+struct Imported {
+    /// By digest: attributes may hold keys of buckets.
+    asked: HashSet<Digest>,
+    caches: Vec<Arc<RemoteCache>>,
 }
 
 impl BuildCaches {
@@ -62,33 +72,54 @@ impl BuildCaches {
             let inline = CacheExport::parse("inline", &BTreeMap::new());
             exports.push(inline.map_err(|error| refused(error.to_string()))?);
         }
-        let imported =
-            request.cache_imports.iter().filter_map(|(kind, attrs)| match CacheImport::parse(kind, attrs) {
-                Ok(import) => {
-                    let step = progress.vertex(VertexInfo::synthetic(import.step_name()));
-                    Some(caches.import(import, &client, step))
-                }
-                Err(error) => {
-                    let name = rbuild_cache::import_step_name(kind, attrs);
-                    let step = progress.vertex(VertexInfo::synthetic(name));
-                    step.started();
-                    step.completed(Some(error.to_string()));
-                    None
-                }
-            });
-        let imported = imported.collect();
         let exports = exports.into_iter().map(Arc::new).collect();
-        Ok(Self { caches, client, imported, exports })
+        let opened = Self { caches, client, imported: Mutex::default(), exports };
+        for (kind, attrs) in &request.cache_imports {
+            opened.import(kind, attrs, progress)?;
+        }
+        Ok(opened)
+    }
+
+    /// Starts an import, unless it was asked for before.
+    pub(crate) fn import(
+        &self,
+        kind: &str,
+        attrs: &BTreeMap<String, String>,
+        progress: &Progress,
+    ) -> Result<Option<Arc<RemoteCache>>, BuildError> {
+        let mut imported = self.imported.lock();
+        if !imported.asked.insert(Digest::of(format!("{kind:?} {attrs:?}"))) {
+            return Ok(None);
+        }
+        if imported.asked.len() > MAX_CACHES {
+            return Err(BuildError::invalid(format!("at most {MAX_CACHES} caches to import")));
+        }
+        let import = match CacheImport::parse(kind, attrs) {
+            Ok(import) => import,
+            Err(error) => {
+                let step =
+                    progress.vertex(VertexInfo::synthetic(rbuild_cache::import_step_name(kind, attrs)));
+                step.started();
+                step.completed(Some(error.to_string()));
+                return Ok(None);
+            }
+        };
+        let step = progress.vertex(VertexInfo::synthetic(import.step_name()));
+        let cache = self.caches.import(import, &self.client, step);
+        imported.caches.push(cache.clone());
+        Ok(Some(cache))
     }
 
     /// What the build's job looks into besides this daemon's records.
     pub(crate) fn stores(&self) -> Vec<Arc<dyn CacheStore<Ref>>> {
-        self.imported.iter().map(|cache| cache.clone() as Arc<dyn CacheStore<Ref>>).collect()
+        let imported = self.imported.lock();
+        imported.caches.iter().map(|cache| cache.clone() as Arc<dyn CacheStore<Ref>>).collect()
     }
 
     /// Cache mounts that imports were asked for.
     pub(crate) fn mounts(&self, progress: &Progress) -> Option<Arc<dyn MountSource>> {
-        let mounts = MountCaches::new(self.caches.store.clone(), &self.imported, progress.clone())?;
+        let mounts =
+            MountCaches::new(self.caches.store.clone(), &self.imported.lock().caches, progress.clone())?;
         Some(Arc::new(Mounts(mounts)))
     }
 
@@ -100,7 +131,7 @@ impl BuildCaches {
     /// What exports are made from.
     pub(crate) fn known(&self, solutions: Vec<rbuild_cache::Solution>) -> Known {
         let local = LocalCache::new(self.caches.store.clone());
-        Known { solutions, local, imported: self.imported.clone() }
+        Known { solutions, local, imported: self.imported.lock().caches.clone() }
     }
 
     /// What exporters of images ask for their cache.

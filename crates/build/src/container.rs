@@ -5,15 +5,19 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use rbuild_exec::{Chunk, Input, Output, ProcessIo, TermSize};
-use rbuild_frontend::{BridgeContainer, BuildError, ContainerProcess, ContainerRequest, ErrorCode};
-use rbuild_worker::{Container, ContainerSpec};
+use rbuild_frontend::{
+    BridgeContainer, BridgeRef, BuildError, ContainerProcess, ContainerRequest, DirEntry, ErrorCode,
+    FileRange, SharedRef,
+};
+use rbuild_llb::Definition;
+use rbuild_worker::{Container, ContainerSpec, MountedTree};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::bridge::BuildContext;
 use crate::error::{cancelled, from_op};
-use crate::refs;
+use crate::{files, refs};
 
 /// Messages on their way between a process and its client; a slow client slows the process down.
 const CHUNKS: usize = 4;
@@ -52,7 +56,7 @@ pub(crate) async fn open(
         };
         match solved {
             Some(solved) => Ok(solved),
-            None => store.scratch().await.map_err(|error| crate::files::store_error(&error)),
+            None => store.scratch().await.map_err(|error| files::store_error(&error)),
         }
     });
     let inputs = futures::future::try_join_all(solve).await?;
@@ -67,8 +71,58 @@ struct BuildContainer {
     container: Arc<Container>,
 }
 
+/// The files of a mount. They change while processes run, so nothing is remembered.
+#[derive(Debug)]
+struct Mounted {
+    container: Arc<BuildContainer>,
+    index: usize,
+}
+
+impl Mounted {
+    async fn tree(&self, path: &str) -> Result<MountedTree, BuildError> {
+        let tree = self.container.container.tree(self.index).await.map_err(|error| from_op(&error))?;
+        tree.ok_or_else(|| {
+            BuildError::new(ErrorCode::NotFound, format!("{path}: the mount has no files on disk"))
+        })
+    }
+}
+
+#[async_trait]
+impl BridgeRef for Mounted {
+    fn definition(&self) -> Definition {
+        Definition::default()
+    }
+
+    async fn evaluate(&self) -> Result<(), BuildError> {
+        Ok(())
+    }
+
+    async fn read_file(&self, path: &str, range: Option<FileRange>) -> Result<Vec<u8>, BuildError> {
+        let (tree, path) = (self.tree(path).await?, path.to_owned());
+        files::blocking(move || files::read_file(tree.root(), &path, range)).await
+    }
+
+    async fn read_dir(&self, path: &str, include: &str) -> Result<Vec<DirEntry>, BuildError> {
+        let (tree, path, include) = (self.tree(path).await?, path.to_owned(), include.to_owned());
+        files::blocking(move || files::read_dir(tree.root(), &path, &include)).await
+    }
+
+    async fn stat_file(&self, path: &str) -> Result<DirEntry, BuildError> {
+        let (tree, path) = (self.tree(path).await?, path.to_owned());
+        files::blocking(move || files::stat_file(tree.root(), &path)).await
+    }
+}
+
 #[async_trait]
 impl BridgeContainer for BuildContainer {
+    fn mounted(self: Arc<Self>, index: usize) -> Result<SharedRef, BuildError> {
+        let count = self.container.mounts();
+        if index >= count {
+            return Err(BuildError::invalid(format!("the container has {count} mounts: no mount {index}")));
+        }
+        Ok(Arc::new(Mounted { container: self, index }))
+    }
+
     async fn run(&self, process: ContainerProcess) -> Result<u32, BuildError> {
         let containers = &self.context.containers;
         let stop = containers.stop.child_token();
@@ -100,6 +154,7 @@ async fn run(
         resize: Some(terminal),
         signals: Some(signals),
         started: Some(started),
+        sandbox: None,
     };
     let running = container.run(exec, tty.then_some(TERMINAL), io, stop.clone());
     // What was written is handed over before the end is told, unless nobody wants either any more.

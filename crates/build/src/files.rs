@@ -1,5 +1,7 @@
 //! Reading a ref's files for a frontend. Everything goes through `sys::Root`: links stay inside the ref.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
@@ -74,19 +76,33 @@ pub(crate) fn read_file(root: &Root, path: &str, range: Option<FileRange>) -> Re
 
 pub(crate) fn read_dir(root: &Root, path: &str, include: &str) -> Result<Vec<DirEntry>, BuildError> {
     let dir = root.open_dir(path).map_err(at(path, "open"))?;
-    let mut entries = Vec::new();
+    let mut names = Vec::new();
     for entry in dir.read_dir().map_err(at(path, "read"))? {
         let name = entry.name.to_string_lossy().into_owned();
         let matched = include.is_empty()
             || rbuild_patterns::glob_match(include, &name)
                 .map_err(|error| BuildError::invalid(format!("pattern `{include}`: {error}")))?;
         if matched {
-            let stat = dir.stat(&entry.name).map_err(at(&name, "lstat"))?;
-            let link = link_name(&dir, std::path::Path::new(&entry.name), &stat)?;
-            entries.push(dir_entry(name, &stat, link));
+            names.push((name, entry.name));
         }
     }
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    names.sort();
+    let mut entries = Vec::with_capacity(names.len());
+    // As in a transfer: further names of a file are links to its first one.
+    let mut first_names: HashMap<(u64, u64), String> = HashMap::new();
+    for (name, raw) in names {
+        let stat = dir.stat(&raw).map_err(at(&name, "lstat"))?;
+        let mut link = link_name(&dir, std::path::Path::new(&raw), &stat)?;
+        if stat.is_file() && stat.nlink > 1 {
+            match first_names.entry((stat.dev, stat.ino)) {
+                Entry::Occupied(first) => link.clone_from(first.get()),
+                Entry::Vacant(first) => {
+                    first.insert(name.clone());
+                }
+            }
+        }
+        entries.push(dir_entry(name, &stat, link));
+    }
     Ok(entries)
 }
 
@@ -122,6 +138,18 @@ fn dir_entry(path: String, stat: &Stat, link_name: String) -> DirEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn further_names_of_a_file_are_links_to_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("b"), "x").unwrap();
+        for name in ["a", "c"] {
+            std::fs::hard_link(dir.path().join("b"), dir.path().join(name)).unwrap();
+        }
+        let entries = read_dir(&Root::open(dir.path()).unwrap(), "/", "").unwrap();
+        let links: Vec<_> = entries.iter().map(|e| (e.path.as_str(), e.link_name.as_str())).collect();
+        assert_eq!(links, [("a", ""), ("b", "a"), ("c", "a")]);
+    }
 
     #[test]
     fn links_do_not_lead_out_and_ranges_are_cut_to_the_file() {

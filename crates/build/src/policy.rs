@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rbuild_frontend::{BuildError, ErrorCode, Fault};
-use rbuild_llb::{Converted, Graph, OpKind, PolicyError, SourceOp, SourcePolicy};
+use rbuild_llb::{Converted, Definition, Graph, OpKind, PolicyError, SourceOp, SourcePolicy};
 use rbuild_oci::Platform;
 use rbuild_session::{PolicyDecision, PolicyQuestion, SessionManager, SourceFacts};
 use rbuild_worker::ResolvedSource;
@@ -16,6 +16,39 @@ use crate::error::{from_op, located};
 const SESSION_WAIT: Duration = Duration::from_secs(5);
 /// Questions about one source, those about its replacements included; more are a circle.
 const MAX_QUESTIONS: usize = 20;
+
+/// Applies rules that came with one request, besides those of the build, to a definition.
+///
+/// Errors: a source is denied, with its place in the user's file.
+pub(crate) fn ruled(
+    rules: &[SourcePolicy],
+    definition: &Definition,
+) -> Result<Option<Definition>, BuildError> {
+    if rules.is_empty() {
+        return Ok(None);
+    }
+    let graph = Graph::from_definition(definition).map_err(|error| BuildError::invalid(error.to_string()))?;
+    let mut converted = Converted::default();
+    for vertex in graph.vertices() {
+        if let OpKind::Source(source) = &vertex.op.kind {
+            let wanted = ruled_source(rules, source);
+            let wanted = wanted.map_err(|error| located(error, &graph, &vertex.digest))?;
+            if wanted != *source {
+                converted.insert(vertex.digest, wanted);
+            }
+        }
+    }
+    Ok((!converted.is_empty()).then(|| converted.apply(definition, &graph)))
+}
+
+/// As [`ruled`], for one source.
+pub(crate) fn ruled_source(rules: &[SourcePolicy], source: &SourceOp) -> Result<SourceOp, BuildError> {
+    let mut wanted = source.clone();
+    for rules in rules {
+        rules.evaluate(&mut wanted).map_err(rule_error)?;
+    }
+    Ok(wanted)
+}
 
 /// The client's policy on what a build may use: rules that came with the request, and a session that is asked. Decides
 /// on every source of every definition, and on every name that is resolved, before anything else happens with it; what

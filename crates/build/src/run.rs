@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rbuild_exporter::{ExportError, ExportErrorKind, ExportRef, ExportRequest, Exporter, InlineCache};
 use rbuild_frontend::{
     Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, ResultRefs, SharedRef,
@@ -10,6 +11,7 @@ use rbuild_frontend::{
 use rbuild_oci::{ImageConfig, Platform};
 use rbuild_session::SessionGroup;
 use rbuild_source::{Memo, SessionCredentials};
+use rbuild_store::RefId;
 use rbuild_worker::{Entitlements, Scope, Worker};
 use serde::Deserialize;
 
@@ -28,15 +30,19 @@ use crate::request::{BuildOutcome, BuildRequest, ExporterSpec, What};
 /// `SOURCE_DATE_EPOCH` as frontends are given it.
 const EPOCH_OPTION: &str = "build-arg:SOURCE_DATE_EPOCH";
 
+/// What failed steps left for whoever drives a build.
+pub(crate) type FailedRefs = Arc<Mutex<Vec<RefId>>>;
+
 /// Runs a build to its end. The job is closed, its steps stopped and cleaned up, before this returns.
 pub(crate) async fn build(
     builder: &Builder,
     request: BuildRequest,
     progress: rbuild_progress::Progress,
     explainer: Arc<Explainer>,
+    failed: &FailedRefs,
     cancel: tokio_util::sync::CancellationToken,
 ) -> Result<BuildOutcome, BuildError> {
-    stages(builder, request, progress, explainer, cancel).await.map_err(told)
+    stages(builder, request, progress, explainer, failed, cancel).await.map_err(told)
 }
 
 async fn stages(
@@ -44,11 +50,12 @@ async fn stages(
     request: BuildRequest,
     progress: rbuild_progress::Progress,
     explainer: Arc<Explainer>,
+    failed: &FailedRefs,
     cancel: tokio_util::sync::CancellationToken,
 ) -> Result<BuildOutcome, BuildError> {
     let exporters = open_exporters(builder, &request.exporters)?;
     let nested = Arc::new(NestedSolves::default());
-    let mut scope = scope(builder, &request, progress, explainer.clone(), nested.clone())?;
+    let mut scope = scope(builder, &request, progress, explainer.clone(), nested.clone(), failed)?;
     let events = Arc::new(SolverEvents::new(scope.progress.clone(), explainer.clone()));
     let credentials = Arc::new(SessionCredentials::new(builder.sessions.clone(), scope.sessions.clone()));
     let client = rbuild_cache::Client { sessions: scope.sessions.clone(), credentials };
@@ -65,6 +72,7 @@ async fn stages(
         session: request.session.clone(),
         policy: Policy::of(&builder.sessions, request.policy.clone(), &request.policy_session),
         containers: Containers::default(),
+        caches,
     });
     nested.belongs_to(Arc::downgrade(&context));
     let work = async {
@@ -74,7 +82,8 @@ async fn stages(
         let mut response = frontend_metadata(&result);
         // The answer to a sub-request is text, not files.
         if !is_answer(&result) {
-            let known = caches.known(solutions(&context, &caches, &result, &refs).await?);
+            let caches = &context.caches;
+            let known = caches.known(solutions(&context, &result, &refs).await?);
             let inline = caches.inline(&known);
             response.extend(export(builder, &context, &exporters, refs, (epoch, inline)).await?);
             response
@@ -99,6 +108,7 @@ fn scope(
     progress: rbuild_progress::Progress,
     explainer: Arc<Explainer>,
     nested: Arc<NestedSolves>,
+    failed: &FailedRefs,
 ) -> Result<Scope, BuildError> {
     let asked = Entitlements::parse(&request.entitlements).map_err(|error| from_op(&error))?;
     let granted = Entitlements::granted(&builder.entitlements, &asked).map_err(|error| from_op(&error))?;
@@ -108,7 +118,7 @@ fn scope(
         entitlements: Arc::new(granted),
         memo: Memo::default(),
         build_id: request.id.as_str().into(),
-        keeps_failed: matches!(request.what, What::Client { .. }),
+        failed: matches!(request.what, What::Client { .. }).then(|| failed.clone()),
         nested: Some(nested),
         witness: Some(explainer),
         mount_caches: None,
@@ -246,11 +256,10 @@ fn is_answer(result: &FrontendResult) -> bool {
 /// What the build knows of its results, for the export of cache.
 async fn solutions(
     context: &BuildContext,
-    caches: &BuildCaches,
     result: &FrontendResult,
     refs: &[ExportRef],
 ) -> Result<Vec<rbuild_cache::Solution>, BuildError> {
-    if !caches.has_exports() {
+    if !context.caches.has_exports() {
         return Ok(Vec::new());
     }
     let mut solutions = Vec::new();

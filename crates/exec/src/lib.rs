@@ -29,7 +29,7 @@ pub use emulation::{emulate, emulated};
 pub use error::ExecError;
 pub use native::{NativeOptions, NativeRuntime};
 pub use oci::{OciOptions, OciRuntime, config_json};
-pub use runtime::{Chunk, ExitStatus, Input, Output, ProcessIo, Runtime};
+pub use runtime::{Chunk, ExitStatus, Input, Output, ProcessIo, Runtime, Sandbox};
 pub use spec::{
     ContainerMount, DEFAULT_HOSTNAME, DEFAULT_PATH, DnsConfig, MountSource, NetMode, ProcessSpec, Resources,
     SecurityMode, TermSize, Ulimit,

@@ -4,7 +4,7 @@ mod etc_files;
 mod helper;
 mod watch;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +20,8 @@ use crate::bridge::{Attachment, Bridge};
 use crate::cgroup::Cgroup;
 use crate::error::ExecError;
 use crate::etc;
-use crate::init::wire::{self, JOIN_NET, Job, JobMount, NEW_NET, Source};
-use crate::runtime::{ExitStatus, Input, Output, ProcessIo, Runtime};
+use crate::init::wire::{self, JOIN_NET, JOIN_STEP, Job, JobMount, NEW_NET, Source};
+use crate::runtime::{ExitStatus, Input, Output, ProcessIo, Runtime, Sandbox};
 use crate::spec::{ContainerMount, MountSource, NetMode, ProcessSpec};
 
 /// How a [`NativeRuntime`] is made.
@@ -75,13 +75,26 @@ impl Runtime for NativeRuntime {
         if cancel.is_cancelled() {
             return Err(ExecError::Cancelled);
         }
-        let inner = self.inner.clone();
-        let wants = Wants {
-            stdin: matches!(io.stdin, Input::Reader(_)),
-            stdout: !matches!(io.stdout, Output::Null),
-            stderr: !matches!(io.stderr, Output::Null),
-        };
+        let (inner, wants) = (self.inner.clone(), Wants::of(&io));
         let launched = blocking(move || inner.launch(spec, wants)).await??;
+        watch::run(launched, io, cancel).await
+    }
+
+    async fn join(
+        &self,
+        sandbox: &Sandbox,
+        spec: ProcessSpec,
+        io: ProcessIo,
+        cancel: CancellationToken,
+    ) -> Result<ExitStatus, ExecError> {
+        spec.validate()?;
+        if cancel.is_cancelled() {
+            return Err(ExecError::Cancelled);
+        }
+        let (inner, wants) = (self.inner.clone(), Wants::of(&io));
+        let process = sandbox.process.try_clone().map_err(|err| io_error("name the sandbox", &err))?;
+        let cgroups = sandbox.cgroups.clone();
+        let launched = blocking(move || inner.launch_beside(&process, cgroups, spec, wants)).await??;
         watch::run(launched, io, cancel).await
     }
 
@@ -111,6 +124,19 @@ struct Wants {
     stdin: bool,
     stdout: bool,
     stderr: bool,
+    /// The sandbox, too, for further processes.
+    sandbox: bool,
+}
+
+impl Wants {
+    fn of(io: &ProcessIo) -> Wants {
+        Wants {
+            stdin: matches!(io.stdin, Input::Reader(_)),
+            stdout: !matches!(io.stdout, Output::Null),
+            stderr: !matches!(io.stderr, Output::Null),
+            sandbox: io.sandbox.is_some(),
+        }
+    }
 }
 
 /// A step on its way; dropping it kills the step, for the helper then sees the ctl socket hang up.
@@ -132,7 +158,7 @@ struct Kept {
     /// Where changes of the root file system land.
     write_dir: Option<PathBuf>,
     /// Files bound into the step, kept until its end.
-    _etc: [EtcFile; 2],
+    _etc: Vec<EtcFile>,
     _network: Option<Attachment>,
 }
 
@@ -156,24 +182,51 @@ impl Inner {
             NetMode::Host => 0,
         };
 
-        let (job, data) = job(spec, &hosts, &resolv, cgroup.as_ref());
+        let place = [hosts.path().to_path_buf(), resolv.path().to_path_buf()];
+        let cgroups = cgroup.as_ref().map(Cgroup::procs).unwrap_or_default();
+        let (mut job, data) = job(spec, place, cgroups);
+        job.joinable = wants.sandbox;
         let job = wire::write_job(&job, &data).map_err(|err| io_error("write the job", &err))?;
+        let kept = Kept { cgroup, write_dir, _etc: vec![hosts, resolv], _network: None };
+        let namespace = network.as_ref().map(|network| network.namespace().as_fd());
+        let mut launched = self.send(flags, &job, namespace, tty, wants, kept)?;
+        launched.kept._network = network;
+        Ok(launched)
+    }
+
+    /// Starts a process beside the first one of a sandbox.
+    fn launch_beside(
+        &self,
+        process: &OwnedFd,
+        cgroups: Vec<PathBuf>,
+        spec: ProcessSpec,
+        wants: Wants,
+    ) -> Result<Launched, ExecError> {
+        let tty = spec.tty.is_some();
+        let (job, data) = job(spec, Default::default(), cgroups);
+        let job = wire::write_job(&job, &data).map_err(|err| io_error("write the job", &err))?;
+        let kept = Kept { cgroup: None, write_dir: None, _etc: Vec::new(), _network: None };
+        self.send(JOIN_STEP, &job, Some(process.as_fd()), tty, wants, kept)
+    }
+
+    /// Hands a job to the helper. `third`: what the flags say that comes with it.
+    fn send(
+        &self,
+        flags: u8,
+        job: &OwnedFd,
+        third: Option<BorrowedFd<'_>>,
+        tty: bool,
+        wants: Wants,
+        kept: Kept,
+    ) -> Result<Launched, ExecError> {
         let (ctl, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(|err| io_error("make a socket pair", &err.into()))?;
-        let mut launched = Launched {
-            ctl,
-            stdin: None,
-            stdout: None,
-            stderr: None,
-            tty,
-            kept: Kept { cgroup, write_dir, _etc: [hosts, resolv], _network: None },
-        };
+        let mut launched = Launched { ctl, stdin: None, stdout: None, stderr: None, tty, kept };
         let mut fds = vec![theirs.as_fd(), job.as_fd()];
-        fds.extend(network.as_ref().map(|network| network.namespace().as_fd()));
-        if tty {
+        fds.extend(third);
+        if launched.tty {
             self.helper.send(flags, &fds)?;
-            launched.kept._network = network;
             return Ok(launched);
         }
         let stdin = stream(wants.stdin, true)?;
@@ -181,7 +234,6 @@ impl Inner {
         let stderr = stream(wants.stderr, false)?;
         fds.extend([stdin.theirs.as_fd(), stdout.theirs.as_fd(), stderr.theirs.as_fd()]);
         self.helper.send(flags, &fds)?;
-        launched.kept._network = network;
         (launched.stdin, launched.stdout, launched.stderr) = (stdin.ours, stdout.ours, stderr.ours);
         Ok(launched)
     }
@@ -222,7 +274,7 @@ fn io_error(stage: &str, err: &std::io::Error) -> ExecError {
 }
 
 /// The specification as the step's first process wants it, and the bytes beside it.
-fn job(spec: ProcessSpec, hosts: &EtcFile, resolv: &EtcFile, cgroup: Option<&Cgroup>) -> (Job, Vec<u8>) {
+fn job(spec: ProcessSpec, [hosts, resolv_conf]: [PathBuf; 2], cgroups: Vec<PathBuf>) -> (Job, Vec<u8>) {
     let mut data = Vec::new();
     let hostname = spec.hostname().to_owned();
     let mounts = spec.mounts.into_iter().map(|mount| job_mount(mount, &mut data));
@@ -237,12 +289,13 @@ fn job(spec: ProcessSpec, hosts: &EtcFile, resolv: &EtcFile, cgroup: Option<&Cgr
         network: spec.network,
         security: spec.security,
         hostname,
-        hosts: hosts.path().to_path_buf(),
-        resolv_conf: resolv.path().to_path_buf(),
+        hosts,
+        resolv_conf,
         ulimits: spec.ulimits,
-        cgroups: cgroup.map(Cgroup::procs).unwrap_or_default(),
+        cgroups,
         tty: spec.tty,
         remove_stubs_recursive: spec.remove_stubs_recursive,
+        joinable: false,
     };
     (job, data)
 }

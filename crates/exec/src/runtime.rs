@@ -1,6 +1,8 @@
 //! [`Runtime`], what runs a process; the streams it is given and the status it returns.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use async_trait::async_trait;
@@ -28,8 +30,31 @@ pub trait Runtime: Send + Sync + fmt::Debug {
         cancel: CancellationToken,
     ) -> Result<ExitStatus, ExecError>;
 
+    /// Runs another process beside the first one of a sandbox, which [`ProcessIo::sandbox`] has given. It sees what that
+    /// one sees; of `spec` only the process itself counts. It is killed when the first one ends.
+    ///
+    /// Errors and cancel: as for [`Runtime::run`], but `cancel` ends this process only.
+    async fn join(
+        &self,
+        sandbox: &Sandbox,
+        spec: ProcessSpec,
+        io: ProcessIo,
+        cancel: CancellationToken,
+    ) -> Result<ExitStatus, ExecError> {
+        drop((sandbox, spec, io, cancel));
+        let message = format!("{} runs one process in a container at a time", self.name());
+        Err(ExecError::Invalid { field: "container", message })
+    }
+
     /// Name for logs and worker labels.
     fn name(&self) -> &str;
+}
+
+/// A sandbox whose first process runs.
+#[derive(Debug)]
+pub struct Sandbox {
+    pub(crate) process: OwnedFd,
+    pub(crate) cgroups: Vec<PathBuf>,
 }
 
 /// How a process ended.
@@ -130,6 +155,8 @@ pub struct ProcessIo {
     pub signals: Option<mpsc::Receiver<i32>>,
     /// Called once when the sandbox is ready and the program is about to begin.
     pub started: Option<tokio::sync::oneshot::Sender<()>>,
+    /// Given the sandbox at the same time, by runtimes that can have further processes in it.
+    pub sandbox: Option<tokio::sync::oneshot::Sender<Sandbox>>,
 }
 
 impl fmt::Debug for Input {

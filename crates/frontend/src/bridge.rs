@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use rbuild_digest::Digest;
-use rbuild_llb::{Definition, SourceLocation, SourceOp};
+use rbuild_llb::{Definition, SourceLocation, SourceOp, SourcePolicy};
 use rbuild_oci::Platform;
 
 use crate::{BridgeContainer, BuildError, ContainerRequest, FrontendProcess, FrontendResult};
@@ -113,6 +113,10 @@ pub struct SolveRequest {
     pub options: BTreeMap<String, String>,
     /// Named inputs for that frontend.
     pub inputs: BTreeMap<String, Definition>,
+    /// Caches to look into from now on, as (type, attributes).
+    pub cache_imports: Vec<(String, BTreeMap<String, String>)>,
+    /// Rules on the sources of the definition, besides those of the build.
+    pub policies: Vec<SourcePolicy>,
     /// Compute the result before returning.
     pub evaluate: bool,
 }
@@ -144,6 +148,8 @@ pub struct ImageQuery {
     pub want_config: bool,
     /// For `oci-layout://` images: (session id, store id).
     pub oci_layout: Option<(String, String)>,
+    /// Rules on the source, besides those of the build.
+    pub policies: Vec<SourcePolicy>,
 }
 
 /// What an image name stands for now.
@@ -170,6 +176,8 @@ pub struct SourceQuery {
     pub log_name: String,
     /// False: only the digest of an image is wanted.
     pub want_config: bool,
+    /// Rules on the source, besides those of the build.
+    pub policies: Vec<SourcePolicy>,
 }
 
 /// What a repository's ref is right now.

@@ -1,4 +1,5 @@
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,9 +26,14 @@ pub struct ContainerRequest {
 pub trait BridgeContainer: Send + Sync + std::fmt::Debug {
     /// Runs a process to its end and returns its exit code. It has no more rights than a step of the build.
     ///
-    /// Errors: it cannot be started, or another process of the container runs. Cancel: drop the future; the end of the
+    /// While one runs, others join it where it is, and end with it.
+    ///
+    /// Errors: it cannot be started. Cancel: drop the future; the end of the
     /// build ends it as well.
     async fn run(&self, process: ContainerProcess) -> Result<u32, BuildError>;
+
+    /// The files of one of its mounts as they are now; of memory there are none. Errors: there is no such mount.
+    fn mounted(self: Arc<Self>, index: usize) -> Result<SharedRef, BuildError>;
 }
 
 /// A process in a container, and the ends of its streams.

@@ -17,6 +17,7 @@ const FRONTEND: &[&str] = &[
     "reference.output",
     "frontend.inputs",
     "frontend.caps",
+    "importcaches",
     "gateway.solve.metadata",
     "gateway.solve.evaluate",
     "gateway.evaluate",
@@ -25,6 +26,7 @@ const FRONTEND: &[&str] = &[
     "gateway.exec.extrahosts",
     "gateway.exec.secretenv",
     "gateway.exec.signals",
+    "gateway.exec.filesystem",
     "source.metaresolver",
 ];
 

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use rbuild_api::fsutil::types::Stat;
 use rbuild_api::moby::buildkit::v1::frontend as wire;
+use rbuild_api::moby::buildkit::v1::sourcepolicy;
 use rbuild_api::pb;
 use rbuild_digest::Digest;
 use rbuild_frontend::{
     BuildError, DirEntry, FrontendResult, ImageQuery, ResolveMode, ResultRefs, SolveRequest, SourceMeta,
     SourceQuery, Warning,
 };
-use rbuild_llb::{Definition, Range, SourceInfo, SourceLocation, SourceOp};
+use rbuild_llb::{Definition, Range, SourceInfo, SourceLocation, SourceOp, SourcePolicy};
 use rbuild_oci::Platform;
 
 use crate::ForwardedBuild;
@@ -46,10 +47,7 @@ fn optional_definition(wire: Option<pb::Definition>) -> Result<Option<Definition
 }
 
 pub(crate) fn solve_request(wire: wire::SolveRequest) -> Result<SolveRequest, BuildError> {
-    if !wire.source_policies.is_empty() {
-        let text = "source policies are not supported by rbuildd yet";
-        return Err(BuildError::unimplemented(text).fault(rbuild_frontend::Fault::Policy));
-    }
+    let policies = policies(&wire.source_policies)?;
     let inputs = (wire.frontend_inputs.into_iter())
         .map(|(name, def)| Ok((name, definition(def)?)))
         .collect::<Result<_, BuildError>>()?;
@@ -58,8 +56,15 @@ pub(crate) fn solve_request(wire: wire::SolveRequest) -> Result<SolveRequest, Bu
         frontend: wire.frontend,
         options: wire.frontend_opt,
         inputs,
+        cache_imports: wire.cache_imports.into_iter().map(|entry| (entry.r#type, entry.attrs)).collect(),
+        policies,
         evaluate: wire.evaluate,
     })
+}
+
+fn policies(wire: &[sourcepolicy::Policy]) -> Result<Vec<SourcePolicy>, BuildError> {
+    let compiled = wire.iter().map(SourcePolicy::from_wire).collect::<Result<_, _>>();
+    compiled.map_err(|error| BuildError::invalid(error.to_string()).fault(rbuild_frontend::Fault::Policy))
 }
 
 fn resolve_mode(text: &str) -> Result<ResolveMode, BuildError> {
@@ -90,17 +95,33 @@ pub(crate) fn image_query(wire: wire::ResolveImageConfigRequest) -> Result<Image
         log_name: wire.log_name,
         want_config: true,
         oci_layout,
+        policies: policies(&wire.source_policies)?,
     })
 }
 
 pub(crate) fn source_query(wire: wire::ResolveSourceMetaRequest) -> Result<SourceQuery, BuildError> {
     let source = wire.source.ok_or_else(|| BuildError::invalid("resolve source: no source was given"))?;
+    let image = wire.image.as_ref();
+    // What the capabilities do not promise.
+    for (asked, what) in [
+        (image.is_some_and(|image| image.attestation_chain), "the attestation chain of an image"),
+        (image.is_some_and(|image| !image.resolve_attestations.is_empty()), "attestations of an image"),
+        (wire.git.is_some_and(|git| git.return_object), "the commit object of a repository"),
+        (wire.http.is_some_and(|http| http.checksum_request.is_some()), "another checksum of a download"),
+    ] {
+        if asked {
+            return Err(BuildError::unimplemented(format!(
+                "resolve source: {what} is not looked up by rbuildd"
+            )));
+        }
+    }
     Ok(SourceQuery {
         source: SourceOp { identifier: source.identifier, attrs: source.attrs },
         platform: platform(wire.platform),
         mode: resolve_mode(&wire.resolve_mode)?,
         log_name: wire.log_name,
         want_config: !wire.image.is_some_and(|image| image.no_config),
+        policies: policies(&wire.source_policies)?,
     })
 }
 

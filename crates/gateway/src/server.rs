@@ -72,17 +72,26 @@ impl BridgeService {
     }
 }
 
+impl BridgeService {
+    /// A mount of a container of the caller's build.
+    async fn mounted<T>(
+        &self,
+        request: &Request<T>,
+        container: &str,
+        index: i32,
+    ) -> Result<SharedRef, Status> {
+        let container = self.build(request).await?.container(container).map_err(|err| to_status(&err))?;
+        let index = usize::try_from(index)
+            .map_err(|_| Status::invalid_argument(format!("there is no mount {index}")))?;
+        container.mounted(index).map_err(|err| to_status(&err))
+    }
+}
+
 fn no_mount(index: i32) -> Result<(), Status> {
     if index == 0 {
         return Ok(());
     }
-    Err(Status::unimplemented(format!("reading mount {index} of a failed step is not supported")))
-}
-
-fn no_container_files() -> Status {
-    to_status(&BuildError::unimplemented(
-        "files of a container are not read by rbuildd: run a process that does",
-    ))
+    Err(Status::invalid_argument(format!("a result has no mount {index}: only containers have mounts")))
 }
 
 fn reply<T>(result: Result<T, BuildError>) -> Result<Response<T>, Status> {
@@ -117,6 +126,22 @@ async fn read_file(
         }
     }
     Ok(wire::ReadFileResponse { data: file.read_file(&request.file_path, range).await? })
+}
+
+async fn read_dir(
+    dir: SharedRef,
+    request: wire::ReadDirRequest,
+) -> Result<wire::ReadDirResponse, BuildError> {
+    let entries = dir.read_dir(&request.dir_path, &request.include_pattern).await?;
+    Ok(wire::ReadDirResponse { entries: entries.into_iter().map(convert::dir_entry).collect() })
+}
+
+async fn stat_file(
+    file: SharedRef,
+    request: wire::StatFileRequest,
+) -> Result<wire::StatFileResponse, BuildError> {
+    let entry = file.stat_file(&request.path).await?;
+    Ok(wire::StatFileResponse { stat: Some(convert::dir_entry(entry)) })
 }
 
 #[tonic::async_trait]
@@ -191,9 +216,7 @@ impl LlbBridge for BridgeService {
         let (build, dir) = self.reference(&request, &request.get_ref().r#ref).await?;
         let request = request.into_inner();
         no_mount(request.mount_index)?;
-        let entries = dir.read_dir(&request.dir_path, &request.include_pattern).await;
-        let list = |entries: Vec<_>| entries.into_iter().map(convert::dir_entry).collect();
-        solved(&build, entries.map(|entries| wire::ReadDirResponse { entries: list(entries) }))
+        solved(&build, read_dir(dir, request).await)
     }
 
     async fn stat_file(
@@ -203,8 +226,7 @@ impl LlbBridge for BridgeService {
         let (build, file) = self.reference(&request, &request.get_ref().r#ref).await?;
         let request = request.into_inner();
         no_mount(request.mount_index)?;
-        let entry = file.stat_file(&request.path).await;
-        solved(&build, entry.map(|entry| wire::StatFileResponse { stat: Some(convert::dir_entry(entry)) }))
+        solved(&build, stat_file(file, request).await)
     }
 
     async fn evaluate(
@@ -279,23 +301,29 @@ impl LlbBridge for BridgeService {
 
     async fn read_file_container(
         &self,
-        _request: Request<wire::ReadFileRequest>,
+        request: Request<wire::ReadFileRequest>,
     ) -> Result<Response<wire::ReadFileResponse>, Status> {
-        Err(no_container_files())
+        let (id, index) = (&request.get_ref().r#ref, request.get_ref().mount_index);
+        let file = self.mounted(&request, id, index).await?;
+        reply(read_file(file, request.into_inner()).await)
     }
 
     async fn read_dir_container(
         &self,
-        _request: Request<wire::ReadDirRequest>,
+        request: Request<wire::ReadDirRequest>,
     ) -> Result<Response<wire::ReadDirResponse>, Status> {
-        Err(no_container_files())
+        let (id, index) = (&request.get_ref().r#ref, request.get_ref().mount_index);
+        let dir = self.mounted(&request, id, index).await?;
+        reply(read_dir(dir, request.into_inner()).await)
     }
 
     async fn stat_file_container(
         &self,
-        _request: Request<wire::StatFileRequest>,
+        request: Request<wire::StatFileRequest>,
     ) -> Result<Response<wire::StatFileResponse>, Status> {
-        Err(no_container_files())
+        let (id, index) = (&request.get_ref().r#ref, request.get_ref().mount_index);
+        let file = self.mounted(&request, id, index).await?;
+        reply(stat_file(file, request.into_inner()).await)
     }
 
     async fn warn(

@@ -486,7 +486,7 @@ async fn cache_map<O: Op>(
 
 /// Looks a vertex up by its virtual key.
 async fn find<O: Op>(job: &JobInner<O>, query: &Query, forced: bool) -> Step<O> {
-    match lookup(&job.stores, query, &[]).await {
+    match lookup(&job.stores(), query, &[]).await {
         Some(record) => {
             job.identify(&record.id.0, &[query.key]);
             Step::Found(Known::of(record))

@@ -133,7 +133,7 @@ impl<O: Op> Solver<O> {
         sink: Arc<dyn EventSink>,
         further: Vec<Arc<dyn CacheStore<O::Output>>>,
     ) -> Job<O> {
-        let stores = self.shared.stores.iter().cloned().chain(further).collect();
+        let stores = Mutex::new(self.shared.stores.iter().cloned().chain(further).collect());
         let inner = JobInner {
             solver: self.shared.clone(),
             stores,
@@ -155,9 +155,13 @@ impl<O: Op> Solver<O> {
     }
 }
 
+/// Cache stores in the order in which they are asked.
+pub(crate) type Stores<T> = Arc<[Arc<dyn CacheStore<T>>]>;
+
 pub(crate) struct JobInner<O: Op> {
     pub(crate) solver: Arc<Shared<O>>,
-    pub(crate) stores: Vec<Arc<dyn CacheStore<O::Output>>>,
+    /// The solver's, then the job's own. Taken as they are now: what is added later counts from then on.
+    stores: Mutex<Stores<O::Output>>,
     pub(crate) id: u64,
     pub(crate) scope: O::Scope,
     pub(crate) story: Story,
@@ -211,6 +215,12 @@ impl<O: Op> Job<O> {
         crate::trace::trace(&self.inner, graph, edge)
     }
 
+    /// Lets what is solved from now on look into another store, too.
+    pub fn add_store(&self, store: Arc<dyn CacheStore<O::Output>>) {
+        let mut stores = self.inner.stores.lock();
+        *stores = stores.iter().cloned().chain([store]).collect();
+    }
+
     /// Ends all solves with [`SolveError::Cancelled`]. Work that other jobs wait for goes on.
     pub fn cancel(&self) {
         self.inner.cancel.cancel();
@@ -236,19 +246,24 @@ impl<O: Op> Job<O> {
 }
 
 impl<O: Op> JobInner<O> {
+    /// Where the job looks results up.
+    pub(crate) fn stores(&self) -> Stores<O::Output> {
+        self.stores.lock().clone()
+    }
+
     /// Whether the job looks into stores of its own.
     pub(crate) fn has_own_stores(&self) -> bool {
-        self.stores.len() > self.solver.stores.len()
+        self.stores.lock().len() > self.solver.stores.len()
     }
 
     /// Tells the job's own stores what a key is made of.
     pub(crate) fn define(&self, query: &Query) {
-        self.stores[self.solver.stores.len()..].iter().for_each(|store| store.define(query));
+        self.stores()[self.solver.stores.len()..].iter().for_each(|store| store.define(query));
     }
 
     /// A key of `queries` that one of the job's own stores knows.
     pub(crate) async fn recognised(&self, queries: &[Query]) -> Option<Digest> {
-        for store in &self.stores[self.solver.stores.len()..] {
+        for store in &self.stores()[self.solver.stores.len()..] {
             for query in queries {
                 if store.recognises(query).await {
                     return Some(query.key);
@@ -260,7 +275,7 @@ impl<O: Op> JobInner<O> {
 
     /// Tells the job's own stores which keys lead to a result.
     pub(crate) fn identify(&self, identity: &Digest, keys: &[Digest]) {
-        self.stores[self.solver.stores.len()..].iter().for_each(|store| store.identify(identity, keys));
+        self.stores()[self.solver.stores.len()..].iter().for_each(|store| store.identify(identity, keys));
     }
 
     pub(crate) fn share_key(&self, placed: &Placed<O>) -> ShareKey {

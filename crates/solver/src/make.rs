@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures::future::join_all;
 use rbuild_digest::Digest;
 
-use crate::cache::{CacheStore, NewRecord, Query, Record, RecordId, RecordInput, lookup};
+use crate::cache::{NewRecord, Query, Record, RecordId, RecordInput, lookup};
 use crate::engine::Failure;
 use crate::event::CANCELLED;
 use crate::flight::{Lost, Seat};
 use crate::graph::VertexInfo;
-use crate::job::{Flown, Held, JobInner, Outcome, SolveError};
+use crate::job::{Flown, Held, JobInner, Outcome, SolveError, Stores};
 use crate::key::{self, Identity, Known};
 use crate::op::{CacheMap, Op, OpContext};
 
@@ -115,7 +115,7 @@ impl<O: Op> Make<O> {
             return None;
         }
         if !self.ignore_cache
-            && let Some(record) = lookup(&self.job.stores, &resolved.query, keys).await
+            && let Some(record) = lookup(&self.job.stores(), &resolved.query, keys).await
         {
             return Some(record);
         }
@@ -151,7 +151,7 @@ impl<O: Op> Make<O> {
         let ignore_cache = self.ignore_cache;
         let inputs = key::record_inputs(&self.map, &self.identities, &contents);
         let work = Arc::new(Work {
-            stores: job.stores.clone(),
+            stores: job.stores(),
             op: self.held.op.clone(),
             map: self.map.digest,
             values: self.values.into_iter().flatten().collect(),
@@ -230,7 +230,7 @@ impl<O: Op> Drop for Leaving<'_, O> {
 
 /// What a flight does: look once more (another flight may have landed in between), run the op, commit.
 struct Work<O: Op> {
-    stores: Vec<Arc<dyn CacheStore<O::Output>>>,
+    stores: Stores<O::Output>,
     op: Arc<O>,
     map: Digest,
     values: Vec<O::Output>,

@@ -212,6 +212,18 @@ impl Store {
         Ok(all)
     }
 
+    /// Removes refs of which nobody but their holder ever knew, so that nothing stands on them. What is still held stays.
+    pub async fn discard(&self, ids: Vec<RefId>) -> Result<()> {
+        let _one = self.inner.collecting.lock().await;
+        let store = self.clone();
+        blocking(move || {
+            let doomed = |id| Doomed { id, is_named: false, needs: Vec::new() };
+            let batch: Vec<Doomed> = ids.into_iter().map(doomed).collect();
+            store.remove_batch(&batch).map(drop)
+        })
+        .await
+    }
+
     /// Removes rows of refs and named directories that nobody has come to use meanwhile, nor what needs them.
     /// Children come before their parents.
     fn remove_batch(&self, batch: &[Doomed]) -> Result<Vec<RefId>> {

@@ -29,7 +29,7 @@ mod resolve;
 mod scope;
 mod worker;
 
-pub use container::{Container, ContainerSpec};
+pub use container::{Container, ContainerSpec, MountedTree};
 pub use entitlements::{Entitlement, Entitlements};
 pub use error::{Left, OpError, OpErrorKind};
 pub use files::FileError;

@@ -17,11 +17,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rbuild_digest::random_id;
 use rbuild_exec::{ContainerMount, MountSource};
 use rbuild_llb::{CacheSharing, ExecOp, Mount, MountKind, SecretMount, SshMount};
 use rbuild_session::{Session, SessionError, SessionGroup, SshSocket};
-use rbuild_store::{CacheMount, CacheMountOptions, CachePurpose, MutableRef, NewMutable, Ref, Sharing};
+use rbuild_store::{
+    CacheMount, CacheMountOptions, CachePurpose, MutableRef, NewMutable, Ref, RefId, Sharing,
+};
 
 use crate::error::{Left, OpError};
 use crate::op::LlbOp;
@@ -50,6 +53,8 @@ struct Made {
 pub(crate) struct Prepared {
     pub(crate) rootfs: rbuild_sys::Mount,
     pub(crate) mounts: Vec<ContainerMount>,
+    /// What lies on disk behind each mount of the exec.
+    pub(crate) sources: Vec<Option<rbuild_sys::Mount>>,
     outputs: Vec<Made>,
     /// Only held: thrown away or released when dropped. With the position of the mount.
     scratch: Vec<(usize, MutableRef)>,
@@ -83,13 +88,15 @@ pub(crate) async fn prepare(
     let mut prepared = Prepared {
         rootfs: rbuild_sys::Mount::Tmpfs { size: None, mode: TMPFS_MODE },
         mounts: Vec::with_capacity(exec.mounts.len()),
+        sources: vec![None; exec.mounts.len()],
         outputs: Vec::new(),
         scratch: Vec::new(),
         caches: Vec::new(),
         sockets: Vec::new(),
     };
-    let position = |mount: &Mount| exec.mounts.iter().position(|known| std::ptr::eq(known, mount));
-    prepared.rootfs = prepared.bind(op, root, position(root).unwrap_or_default(), inputs).await?;
+    let position = exec.mounts.iter().position(|known| std::ptr::eq(known, root)).unwrap_or_default();
+    prepared.rootfs = prepared.bind(op, root, position, inputs).await?;
+    prepared.sources[position] = Some(prepared.rootfs.clone());
     prepared.take_caches(op, exec, inputs, scopes).await?;
     for (index, mount) in exec.mounts.iter().enumerate().filter(|(_, mount)| !std::ptr::eq(*mount, root)) {
         let source = match &mount.kind {
@@ -99,6 +106,11 @@ pub(crate) async fn prepare(
             MountKind::Secret(secret) => secret_file(&op.worker, sessions, secret).await?,
             MountKind::Ssh(ssh) => prepared.agent(&op.worker, sessions, ssh).await?,
         };
+        if let (Some(MountSource::Mount(shown)), MountKind::Bind | MountKind::Cache { .. }) =
+            (&source, &mount.kind)
+        {
+            prepared.sources[index] = Some(shown.clone());
+        }
         if let Some(source) = source {
             let (dest, subpath, readonly) = (mount.dest.clone(), mount.selector.clone(), mount.readonly);
             prepared.mounts.push(ContainerMount { dest, source, subpath, readonly });
@@ -256,7 +268,8 @@ impl Prepared {
     }
 
     /// Makes refs of what a process that failed has written. What cannot be kept is not there to be looked at.
-    pub(crate) async fn leave(self, exec: &ExecOp, inputs: &[Ref]) -> Arc<Left> {
+    /// `made`: told of these refs.
+    pub(crate) async fn leave(self, exec: &ExecOp, inputs: &[Ref], made: &Mutex<Vec<RefId>>) -> Arc<Left> {
         let Self { outputs, scratch, caches, sockets, .. } = self;
         drop((caches, sockets));
         let inputs: Vec<Option<Ref>> =
@@ -268,7 +281,10 @@ impl Prepared {
             let left = match what {
                 Output::Same(same) => Some(same),
                 Output::Written(tree) => match tree.commit().await {
-                    Ok(made) => Some(made),
+                    Ok(left) => {
+                        made.lock().push(left.id());
+                        Some(left)
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "what a failed step wrote is not kept");
                         None

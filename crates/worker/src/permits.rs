@@ -227,7 +227,7 @@ mod tests {
         for _ in 0..10 {
             drop(held(&permits, "a", 2).await);
         }
-        let state = permits.shared.as_ref().unwrap().state.lock();
+        let state = permits.shared.state.lock();
         assert_eq!((state.free, state.running.len(), state.waiting.len()), (2, 0, 0));
     }
 }

@@ -2,13 +2,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use rbuild_digest::Digest;
 use rbuild_llb::Definition;
 use rbuild_progress::Progress;
 use rbuild_session::SessionGroup;
 use rbuild_solver::OpContext;
 use rbuild_source::Memo;
-use rbuild_store::Ref;
+use rbuild_store::{Ref, RefId};
 
 use crate::entitlements::Entitlements;
 use crate::error::OpError;
@@ -30,8 +31,9 @@ pub struct Scope {
     pub memo: Memo,
     /// Which build.
     pub build_id: Arc<str>,
-    /// Whoever drives it may look at what failed steps leave.
-    pub keeps_failed: bool,
+    /// Set if whoever drives the build may look at what failed steps leave; told what was made for that. Whoever set it
+    /// discards that in the end.
+    pub failed: Option<Arc<Mutex<Vec<RefId>>>>,
     /// Solves definitions that ops find.
     pub nested: Option<Arc<dyn Nested>>,
     /// Is told what steps read.

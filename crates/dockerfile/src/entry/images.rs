@@ -23,6 +23,7 @@ impl Shared {
             log_name: format!("[{place}internal] load metadata for {}", need.name),
             want_config: true,
             oci_layout: None,
+            policies: Vec::new(),
         };
         let meta = self.bridge.resolve_image(query).await.map_err(|error| self.explain(error, need))?;
         let config = parse_config(&meta.config, &need.name)?;

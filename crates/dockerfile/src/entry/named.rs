@@ -56,6 +56,7 @@ impl Shared {
             log_name: format!("[context {}] load metadata for {image}", context.name),
             want_config: true,
             oci_layout: None,
+            policies: Vec::new(),
         };
         let meta = self.bridge.resolve_image(query).await?;
         let config = parse_config(&meta.config, image)?;
@@ -107,6 +108,7 @@ impl Shared {
             log_name: format!("[context {}] load metadata for {reference}", context.name),
             want_config: true,
             oci_layout: Some((session.clone(), store.clone())),
+            policies: Vec::new(),
         };
         let meta = self.bridge.resolve_image(query).await?;
         let config = parse_config(&meta.config, &reference)?;

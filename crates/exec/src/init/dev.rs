@@ -81,8 +81,17 @@ pub(super) fn shm() -> Result<MountTree> {
     fs.mount(MountFlags { nosuid: true, noexec: true, nodev: true, ..MountFlags::default() })
 }
 
-/// A new terminal of the step's own `/dev/pts`: the daemon's end, and the step's, which also shows as `/dev/console`.
+/// As [`terminal`]; the step's end also shows as `/dev/console`.
 pub(super) fn console(root: &Root, size: TermSize) -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = terminal(root, size)?;
+    let dev = root.open_dir_nofollow("/dev")?;
+    dev.create_file("console", 0o600, true)?;
+    MountTree::bind_fd(&theirs, false)?.attach(dev.open_path_nofollow("console")?)?;
+    Ok((ours, theirs))
+}
+
+/// A new terminal of the step's own `/dev/pts`: the daemon's end, and the step's.
+pub(super) fn terminal(root: &Root, size: TermSize) -> std::io::Result<(OwnedFd, OwnedFd)> {
     use rustix::fs::{Mode, OFlags};
     let pts = root.open_dir_nofollow("/dev/pts")?;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -93,8 +102,5 @@ pub(super) fn console(root: &Root, size: TermSize) -> std::io::Result<(OwnedFd, 
     // Here, not by the daemon, so that the program never sees another size.
     let size = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
     rustix::termios::tcsetwinsize(&theirs, size)?;
-    let dev = root.open_dir_nofollow("/dev")?;
-    dev.create_file("console", 0o600, true)?;
-    MountTree::bind_fd(&theirs, false)?.attach(dev.open_path_nofollow("console")?)?;
     Ok((ours, theirs))
 }

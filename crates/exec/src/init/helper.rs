@@ -1,17 +1,19 @@
 //! The helper: clones a process per step, passes signals on, reaps, and dies with the daemon.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, setns};
 use rbuild_sys::process::{Cloned, Namespaces, clone_into, exit_now, kill};
 use rbuild_sys::seccomp::Instruction;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{DumpableBehavior, WaitId, WaitIdOptions, set_dumpable_behavior, waitid};
 
 use super::step::{self, Given};
-use super::wire::{JOIN_NET, NEW_NET, Report, receive, report};
-use crate::error::Failure;
+use super::wire::{JOIN_NET, JOIN_STEP, NEW_NET, Report, receive, report};
+use crate::error::{During, Failure};
 
 const SIGKILL: i32 = 9;
 
@@ -31,6 +33,7 @@ pub(super) fn serve(socket: &OwnedFd) -> ! {
     // What `ps` shows; the descriptor it was executed through would be a mere number.
     rustix::thread::set_name(c"rbuild-init").ok();
     let filter = crate::seccomp::program();
+    let Ok(own) = std::fs::File::open("/proc/self/ns/pid") else { exit_now(1) };
     let mut children: Vec<Child> = Vec::new();
     let mut open = true;
     while open || !children.is_empty() {
@@ -45,7 +48,7 @@ pub(super) fn serve(socket: &OwnedFd) -> ! {
         }
         let mut exited = ready.children.iter().map(|(exited, _)| *exited);
         children.retain(|_| !exited.next().unwrap_or(false));
-        if ready.socket && !accept(socket, &filter, &mut children) {
+        if ready.socket && !accept(socket, &own, &filter, &mut children) {
             open = false;
             for child in &mut children {
                 abandon(child);
@@ -113,7 +116,7 @@ fn reap(child: &Child) {
 }
 
 /// Takes one step from the daemon and starts it; false when the daemon is gone.
-fn accept(socket: &OwnedFd, filter: &[Instruction], children: &mut Vec<Child>) -> bool {
+fn accept(socket: &OwnedFd, own: &File, filter: &[Instruction], children: &mut Vec<Child>) -> bool {
     let mut flags = [0];
     let mut fds = match receive(socket, &mut flags, RecvFlags::empty()) {
         Ok((1, fds)) if fds.len() >= 2 => fds.into_iter(),
@@ -124,15 +127,43 @@ fn accept(socket: &OwnedFd, filter: &[Instruction], children: &mut Vec<Child>) -
         return true;
     };
     let network = if flags[0] & JOIN_NET != 0 { fds.next() } else { None };
+    let step = if flags[0] & JOIN_STEP != 0 { fds.next() } else { None };
     let stdio: Vec<OwnedFd> = fds.collect();
-    let namespaces =
-        Namespaces { mount: true, pid: true, ipc: true, uts: true, net: flags[0] & NEW_NET != 0 };
-    match clone_into(namespaces) {
-        Ok(Cloned::Child) => step::become_program(ctl, Given { job, network, stdio }, filter),
+    let cloned = match &step {
+        Some(step) => clone_beside(step, own),
+        None => {
+            let net = flags[0] & NEW_NET != 0;
+            let namespaces = Namespaces { mount: true, pid: true, ipc: true, uts: true, net };
+            clone_into(namespaces).during("make namespaces")
+        }
+    };
+    match cloned {
+        Ok(Cloned::Child) => step::become_program(ctl, Given { job, network, step, stdio }, filter),
         Ok(Cloned::Parent { pidfd, .. }) => children.push(Child { pidfd, ctl, abandoned: false }),
-        Err(err) => {
-            report(&ctl, &Report::Failed(Failure::setup("make namespaces", err)), &[]).ok();
+        Err(failure) => {
+            report(&ctl, &Report::Failed(failure), &[]).ok();
         }
     }
     true
+}
+
+/// Clones this process into the process namespace of a running step; the rest of its namespaces the clone enters itself.
+///
+/// The step's programs see the clone before it is one of them. They must not get at its memory and descriptors
+/// (CVE-2016-9962), so it is not dumpable until it executes its program.
+fn clone_beside(step: &OwnedFd, own: &File) -> Result<Cloned, Failure> {
+    let enter = |fd: BorrowedFd<'_>| setns(fd, CloneFlags::CLONE_NEWPID).map_err(|errno| errno.desc());
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).during("hide from the step")?;
+    let cloned = match enter(step.as_fd()).during("enter the step's processes") {
+        Ok(()) => clone_into(Namespaces::default()).during("join the step"),
+        Err(failure) => Err(failure),
+    };
+    if matches!(cloned, Ok(Cloned::Child)) {
+        return cloned;
+    }
+    // A helper whose children land in a step is of no use to anybody: all steps end with it.
+    if enter(own.as_fd()).is_err() || set_dumpable_behavior(DumpableBehavior::Dumpable).is_err() {
+        exit_now(1);
+    }
+    cloned
 }

@@ -8,7 +8,7 @@ use rbuild_sys::process::{close_all_but, exit_now, reset_signals};
 use rbuild_sys::seccomp::Instruction;
 use rbuild_sys::{MountFlags, MountTree, Root};
 use rustix::io::Errno;
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
 
 use super::wire::{Job, Report, read_job, report};
 use super::{dev, harden, mounts, place, program};
@@ -22,16 +22,18 @@ pub(super) struct Given {
     pub(super) job: OwnedFd,
     /// A network namespace to enter.
     pub(super) network: Option<OwnedFd>,
+    /// The first process of a step that runs, to be joined.
+    pub(super) step: Option<OwnedFd>,
     pub(super) stdio: Vec<OwnedFd>,
 }
 
 /// Mounts, drops privileges and executes the program of `job`; reports why if that fails. Never returns: memory still
 /// holds the helper's descriptors as owned values, which must not be dropped.
 pub(super) fn become_program(ctl: OwnedFd, given: Given, filter: &[Instruction]) -> ! {
-    let Given { job, network, stdio } = given;
+    let Given { job, network, step, stdio } = given;
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         enter_network(network)?;
-        run(&ctl, job, &stdio, filter)
+        run(&ctl, job, step, &stdio, filter)
     }));
     let failure = match outcome {
         Ok(Ok(never)) => match never {},
@@ -53,6 +55,7 @@ fn enter_network(network: Option<OwnedFd>) -> Result<(), Failure> {
 fn run(
     ctl: &OwnedFd,
     job: OwnedFd,
+    step: Option<OwnedFd>,
     stdio: &[OwnedFd],
     filter: &[Instruction],
 ) -> Result<Infallible, Failure> {
@@ -61,11 +64,10 @@ fn run(
     let (job, data) = read_job(job).during("read the job")?;
     rustix::process::setsid().during("start a session")?;
     join_cgroups(&job.cgroups)?;
-    let (user, passwd) = enter_root(ctl, &job, &data, stdio)?;
-    if job.network == NetMode::None {
-        rbuild_sys::net::loopback_up().during("bring up loopback")?;
-    }
-    rustix::system::sethostname(job.hostname.as_bytes()).during("set the host name")?;
+    let (user, passwd) = match step {
+        Some(step) => enter_step(ctl, step, &job, stdio)?,
+        None => make_step(ctl, &job, &data, stdio)?,
+    };
     crate::limits::apply(&job.ulimits)?;
     let env = program::environment(&job.env, || user::home(user.uid, &passwd));
 
@@ -81,6 +83,65 @@ fn run(
     reset_signals();
     report(ctl, &Report::Ready, &[]).during("report")?;
     program::exec(&job.args, &env)
+}
+
+/// Makes what a step is made of, around this process.
+fn make_step(
+    ctl: &OwnedFd,
+    job: &Job,
+    data: &[u8],
+    stdio: &[OwnedFd],
+) -> Result<(Identity, Vec<u8>), Failure> {
+    if job.joinable {
+        let own = pidfd_open(getpid(), PidfdFlags::empty()).during("open a handle on this process")?;
+        report(ctl, &Report::Process, &[own.as_fd()]).during("report")?;
+    }
+    own_cgroups()?;
+    let entered = enter_root(ctl, job, data, stdio)?;
+    if job.network == NetMode::None {
+        rbuild_sys::net::loopback_up().during("bring up loopback")?;
+    }
+    rustix::system::sethostname(job.hostname.as_bytes()).during("set the host name")?;
+    Ok(entered)
+}
+
+/// Enters a step that runs. Its programs may have changed everything in it, so nothing there is trusted more than an
+/// image is.
+fn enter_step(
+    ctl: &OwnedFd,
+    step: OwnedFd,
+    job: &Job,
+    stdio: &[OwnedFd],
+) -> Result<(Identity, Vec<u8>), Failure> {
+    use nix::sched::CloneFlags as Flags;
+    let all = Flags::CLONE_NEWNS
+        | Flags::CLONE_NEWIPC
+        | Flags::CLONE_NEWUTS
+        | Flags::CLONE_NEWNET
+        | Flags::CLONE_NEWCGROUP;
+    nix::sched::setns(step, all).map_err(|errno| errno.desc()).during("enter the step")?;
+    let root = Root::open("/").during("open the step's root")?;
+    let (user, passwd) = who(&root, &job.user)?;
+    make_cwd(&root, &job.cwd, &user).during("make the working directory")?;
+    let terminal = job.tty.map(|size| dev::terminal(&root, size)).transpose().during("open the terminal")?;
+    take_streams(ctl, terminal.as_ref(), stdio)?;
+    Ok((user, passwd))
+}
+
+/// Takes the terminal, whose other end goes to the daemon, or else the streams.
+fn take_streams(
+    ctl: &OwnedFd,
+    terminal: Option<&(OwnedFd, OwnedFd)>,
+    stdio: &[OwnedFd],
+) -> Result<(), Failure> {
+    match terminal {
+        Some((ours, theirs)) => {
+            report(ctl, &Report::Console, &[ours.as_fd()]).during("hand over the terminal")?;
+            rustix::process::ioctl_tiocsctty(theirs).during("take the terminal")?;
+            attach_stdio(&[theirs, theirs, theirs]).during("attach the terminal")
+        }
+        None => attach_stdio(&stdio.iter().collect::<Vec<_>>()).during("attach the streams"),
+    }
 }
 
 /// Builds the step's file system, moves into it, and takes its streams. Returns who it runs as, with the image's
@@ -115,14 +176,7 @@ fn enter_root(
         tree.set(flags).during("lock the root file system")?;
     }
     pivot(&root).during("pivot_root")?;
-    match &console {
-        Some((ours, theirs)) => {
-            report(ctl, &Report::Console, &[ours.as_fd()]).during("hand over the terminal")?;
-            rustix::process::ioctl_tiocsctty(theirs).during("take the terminal")?;
-            attach_stdio(&[theirs, theirs, theirs]).during("attach the terminal")?;
-        }
-        None => attach_stdio(&stdio.iter().collect::<Vec<_>>()).during("attach the streams")?,
-    }
+    take_streams(ctl, console.as_ref(), stdio)?;
     Ok((user, passwd))
 }
 
@@ -131,6 +185,10 @@ fn join_cgroups(files: &[PathBuf]) -> Result<(), Failure> {
     for file in files {
         std::fs::write(file, "0").during(&format!("join cgroup {}", file.display()))?;
     }
+    Ok(())
+}
+
+fn own_cgroups() -> Result<(), Failure> {
     if crate::cgroup::is_unified() {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)
             .map_err(|errno| errno.desc())

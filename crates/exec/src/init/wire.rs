@@ -1,9 +1,9 @@
 //! What daemon, helper and step say to each other.
 //!
 //! ```text
-//! helper socket   1 byte of flags + descriptors [ctl, job, (network), (stdin, stdout, stderr)]     one message per step
+//! helper socket   1 byte of flags + descriptors [ctl, job, (network or step), (stdin, stdout, stderr)]     one message per step
 //! job (memfd)     u32 length of JSON | JSON of `Job` | bytes that `Source::Data` points into
-//! ctl up          JSON of `Report`, one a message; `Console` comes with the terminal's descriptor
+//! ctl up          JSON of `Report`, one a message; `Console` comes with the terminal's descriptor, `Process` with a pidfd
 //! ctl down        i32 signal number, one a message; end of stream means kill
 //! ```
 
@@ -27,6 +27,8 @@ use crate::spec::{NetMode, SecurityMode, TermSize, Ulimit};
 pub(crate) const NEW_NET: u8 = 1;
 /// Flag: a network namespace that comes as the third descriptor.
 pub(crate) const JOIN_NET: u8 = 2;
+/// Flag: another process of a step that runs; a pidfd of its first process comes as the third descriptor.
+pub(crate) const JOIN_STEP: u8 = 4;
 /// Descriptors in one message at most.
 pub(crate) const FDS_MAX: usize = 6;
 /// Largest report; paths are at most 4 KiB, JSON may need four characters for a byte.
@@ -52,6 +54,8 @@ pub(crate) struct Job {
     pub(crate) cgroups: Vec<PathBuf>,
     pub(crate) tty: Option<TermSize>,
     pub(crate) remove_stubs_recursive: bool,
+    /// The daemon wants to have further processes in the step.
+    pub(crate) joinable: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,6 +75,8 @@ pub(crate) enum Source {
 /// What a step's processes tell the daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Report {
+    /// A handle on the step's first process is attached.
+    Process,
     /// The terminal's other end is attached.
     Console,
     /// A path that was not in the root file system before and may be an empty stub after the run.
@@ -185,6 +191,7 @@ mod tests {
             cgroups: vec![],
             tty: Some(TermSize { rows: 1, cols: 2 }),
             remove_stubs_recursive: true,
+            joinable: true,
         };
         let fd = write_job(&job, b"secret").unwrap();
         let (back, data) = read_job(fd).unwrap();

@@ -14,9 +14,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::{Kept, Launched, blocking, io_error};
+use crate::cgroup::Cgroup;
 use crate::error::{ExecError, Failure};
 use crate::init::wire::{self, REPORT_MAX, Report};
-use crate::runtime::{ExitStatus, Input, Output, ProcessIo};
+use crate::runtime::{ExitStatus, Input, Output, ProcessIo, Sandbox};
 use crate::spec::TermSize;
 use crate::streams::{Streams, Terminal, next};
 use crate::stubs;
@@ -36,6 +37,9 @@ pub(super) async fn run(
         exited: None,
         terminal: None,
         started: io.started.take(),
+        sandbox: io.sandbox.take(),
+        process: None,
+        cgroups: launched.kept.cgroup.as_ref().map(Cgroup::procs).unwrap_or_default(),
         terminal_io: None,
     };
     if launched.tty {
@@ -72,6 +76,10 @@ struct Watch {
     exited: Option<ExitStatus>,
     terminal: Option<Terminal>,
     started: Option<oneshot::Sender<()>>,
+    /// Whoever wants to have further processes in the step.
+    sandbox: Option<oneshot::Sender<Sandbox>>,
+    process: Option<OwnedFd>,
+    cgroups: Vec<PathBuf>,
     /// Waits for the terminal to be reported.
     terminal_io: Option<(Input, Output)>,
 }
@@ -126,11 +134,17 @@ impl Watch {
             .map_err(|err| io_error("read the sandbox's report", &io::Error::other(err)))?;
         match report {
             Report::Stub(path) => self.stubs.push(PathBuf::from(OsString::from_vec(path))),
+            Report::Process => self.process = fds.into_iter().next(),
             Report::Console => self.open_terminal(fds)?,
             Report::Failed(failure) => self.failure = Some(failure),
             Report::Ready => {
                 // Nobody needs to be waiting for it.
                 self.started.take().map(|started| started.send(()));
+                if let (Some(sandbox), Some(process)) = (self.sandbox.take(), self.process.take()) {
+                    let cgroups = std::mem::take(&mut self.cgroups);
+                    // As above.
+                    sandbox.send(Sandbox { process, cgroups }).ok();
+                }
             }
             Report::Exited { code, signal } => {
                 self.exited = Some(ExitStatus { code, signal, oom_killed: false });

@@ -5,6 +5,7 @@
 rbuild_exec::install_init!();
 
 mod basics;
+mod join;
 mod lifetime;
 mod mounts;
 mod oci;

@@ -123,6 +123,7 @@ async fn resolve(bridge: &dyn Bridge, name: &ImageRef) -> Result<ImageMeta, Buil
         log_name: format!("resolve image config for docker-image://{name}"),
         want_config: true,
         oci_layout: None,
+        policies: Vec::new(),
     };
     bridge.resolve_image(query).await
 }

@@ -49,9 +49,12 @@ pub(crate) async fn run(
     let (status, ()) = tokio::join!(running, logs::forward(cx, output));
     drop(permit);
     if let Err(error) = check(exec, status) {
-        let wanted =
-            cx.scopes().iter().any(|scope| scope.keeps_failed) && !matches!(error, OpError::Cancelled);
-        return Err(if wanted { error.leaving(prepared.leave(exec, inputs).await) } else { error });
+        // Who comes while it is being kept gets the error without it.
+        let wanted = cx.scopes().into_iter().find_map(|scope| scope.failed);
+        return Err(match wanted.filter(|_| !matches!(error, OpError::Cancelled)) {
+            Some(made) => error.leaving(prepared.leave(exec, inputs, &made).await),
+            None => error,
+        });
     }
     op.worker.durations.note(&op.name, begun.elapsed());
     prepared.commit(op, exec.output_count()).await

@@ -115,7 +115,7 @@ impl Fixture {
             entitlements: Arc::new(entitlements),
             memo: Memo::default(),
             build_id: rbuild_digest::random_id().into(),
-            keeps_failed: false,
+            failed: None,
             nested: None,
             witness: None,
             mount_caches: None,
