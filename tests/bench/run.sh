@@ -2,7 +2,7 @@
 # Measures rbuildd against a buildkitd in one run, as ratios. Both are driven by the same client (BUILDCTL), but for
 # `transfer`: there each daemon has its own client.
 #
-#   BUILDKITD=… BUILDCTL=… tests/bench/run.sh [case…]      cases: start rss noop steps context transfer git
+#   BUILDKITD=… BUILDCTL=… tests/bench/run.sh [case…]      cases: start rss noop steps gather context transfer git
 #
 # Needs root, hyperfine and docker-registry; the base image is a static busybox made on the spot.
 set -euo pipefail
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 BIN=${RBUILD_BIN:-$PWD/${CARGO_TARGET_DIR:-target}/release}
 RUNS=${RUNS:-10}
 cases=("${@:-start}")
-[ $# -gt 0 ] || cases=(start rss noop steps context transfer git)
+[ $# -gt 0 ] || cases=(start rss noop steps gather context transfer git)
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/rbuild-bench.XXXXXX")
 pids=()
@@ -99,6 +99,14 @@ EOF
       mkdir -p "$work/steps"
       { echo "FROM busybox"; for i in $(seq 50); do echo "RUN true # $i"; done; } > "$work/steps/Dockerfile"
       compare "50 x RUN true" "true" "$(build "$work/steps" "--no-cache")" ;;
+    gather)
+      mkdir -p "$work/gather"
+      {
+        for i in $(seq 64); do echo "FROM busybox AS s$i"; echo "RUN echo $i > /f$i"; done
+        echo "FROM scratch"
+        for i in $(seq 64); do echo "COPY --from=s$i /f$i /"; done
+      } > "$work/gather/Dockerfile"
+      compare "64 stages gathered" "true" "$(build "$work/gather" "--no-cache")" ;;
     context)
       mkdir -p "$work/context/files"
       python3 -c "
