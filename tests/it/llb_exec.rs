@@ -200,15 +200,47 @@ fn root_limits_of_a_step_hold() {
 }
 
 #[test]
-fn root_a_device_is_refused_unless_it_may_be_missing() {
-    let daemon = TestDaemon::start();
-    let device = |optional| {
-        let device = CdiDevice { name: "vendor.test/class=none".into(), optional };
-        let process = ExecOptions { cdi_devices: vec![device], ..shell("true", vec![]) };
-        busybox().run(process).root()
+fn root_devices_are_what_the_machine_says_and_need_a_right() {
+    let specs = TestSpace::new();
+    specs.write(
+        "null.json",
+        r#"{"cdiVersion":"0.6.0","kind":"test.org/null","devices":[{"name":"one","containerEdits":{"env":["ONE=1"],
+            "deviceNodes":[{"path":"/dev/one","hostPath":"/dev/null"}],
+            "mounts":[{"hostPath":"/etc/passwd","containerPath":"/given/passwd","options":["ro"]}]}}]}"#,
+    );
+    let config = |grant: &str| {
+        let dir = specs.path().display();
+        let config = format!("insecure-entitlements = [{grant}]\n[cdi]\nspecDirs = [\"{dir}\"]\n");
+        TestDaemon::start_with(DaemonOptions { config, ..DaemonOptions::default() })
     };
-    daemon.solve(&device(false), &[]).failure().has("vendor.test/class=none");
-    daemon.solve(&device(true), &[]).success();
+    let command = "echo $ONE >/out/all; test -e /given/passwd; if test -c /dev/one; then echo x >/dev/one; stat -c %t:%T /dev/one >>/out/all; fi";
+    let asks = |name: &str, optional, command: &str| {
+        let device = CdiDevice { name: name.into(), optional };
+        out(&busybox(), ExecOptions { cdi_devices: vec![device], ..shell(command, vec![]) })
+    };
+    let one = "test.org/null=one";
+    let daemon = config("\"device\"");
+    for allow in ["--allow=device", "--allow=device=test.org/null", "--allow=device=test.org/null=one"] {
+        let dir = daemon.solve_to_dir(&asks(one, false, command), &[allow, "--no-cache"]);
+        assert_eq!(dir.read("all"), "1\n1:3\n", "{allow}");
+    }
+    daemon.solve(&asks(one, false, "true"), &[]).failure().has("device is not allowed");
+    let other = "--allow=device=test.org/other";
+    daemon.solve(&asks(one, false, "true"), &[other]).failure().has("device is not allowed");
+    let none = "test.org/none=x";
+    daemon
+        .solve(&asks(none, false, "true"), &["--allow=device"])
+        .failure()
+        .has("CDI device `test.org/none=x` is not there");
+    // What may be missing is left out where it is not there, or not granted.
+    daemon.solve(&asks(none, true, "true"), &["--allow=device"]).success();
+    daemon.solve(&asks(one, true, "test ! -e /dev/one"), &[]).success();
+    let narrow = config("\"device=test.org/other\"");
+    narrow.solve(&asks(one, false, "true"), &["--allow=device"]).failure().has("device is not allowed");
+    narrow
+        .solve(&asks(one, false, "true"), &["--allow=device=test.org/null"])
+        .failure()
+        .has("device is not allowed");
 }
 
 #[test]

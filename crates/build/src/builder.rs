@@ -20,7 +20,7 @@ use rbuild_source::{
 };
 use rbuild_store::{GcPolicy, Ref, SnapshotterKind, Store, StoreOptions};
 use rbuild_trace::Tracer;
-use rbuild_worker::{Entitlements, LlbOp, Worker, WorkerOptions};
+use rbuild_worker::{DeviceOptions, Entitlements, LlbOp, Worker, WorkerOptions};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -51,6 +51,8 @@ pub struct BuilderOptions {
     pub registries: RegistryConfig,
     /// What builds may be granted.
     pub entitlements: Vec<String>,
+    /// Where devices are looked for.
+    pub devices: DeviceOptions,
     /// Resolver configuration of steps.
     pub dns: DnsConfig,
     /// The network of steps that ask for none in particular.
@@ -106,6 +108,10 @@ pub enum OpenError {
     /// The entitlements.
     #[error(transparent)]
     Worker(#[from] rbuild_worker::OpError),
+}
+
+fn open_store(root: &Path, snapshotter: SnapshotterKind) -> Result<Store, OpenError> {
+    Ok(Store::open(root, StoreOptions { snapshotter, ..StoreOptions::default() })?)
 }
 
 /// The network of steps that ask for none in particular, and what runs them.
@@ -170,8 +176,7 @@ pub struct Builder {
 impl Builder {
     /// Opens the state directory and prepares everything. Blocks on the disk.
     pub fn open(options: BuilderOptions) -> Result<Self, OpenError> {
-        let store_options = StoreOptions { snapshotter: options.snapshotter, ..StoreOptions::default() };
-        let store = Store::open(&options.root, store_options)?;
+        let store = open_store(&options.root, options.snapshotter)?;
         let registry = Arc::new(Registry::new(options.registries)?);
         let sessions = Arc::new(SessionManager::new());
         let (network, runtime) =
@@ -198,6 +203,7 @@ impl Builder {
             dns: options.dns,
             network,
             gc: options.gc.clone(),
+            devices: options.devices,
             run_dir: store.run_dir(),
         });
         let http = rbuild_cache::Http::default();

@@ -37,5 +37,6 @@ pub use metrics::Metrics;
 pub use rbuild_cache::TierOptions;
 pub use rbuild_dockerfile::BUILT_IN;
 pub use rbuild_trace::{ExportSettings, SettingsError, TraceContext, Tracer};
+pub use rbuild_worker::DeviceOptions;
 pub use request::{BuildOutcome, BuildRequest, ExporterSpec, What};
 pub use upkeep::GcTask;

@@ -69,6 +69,8 @@ const LLB: &[&str] = &[
     "exec.meta.network",
     "exec.meta.proxyenv",
     "exec.meta.security",
+    "exec.meta.security.devices.v1",
+    "exec.meta.cdi",
     "exec.meta.setsdefaultpath",
     "exec.meta.ulimit",
     "exec.meta.linux.resources",

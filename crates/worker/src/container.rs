@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::OpError;
 use crate::mounts::{self, Prepared};
 use crate::op::LlbOp;
-use crate::ops::exec::{emulate, spec};
+use crate::ops::exec::{add_devices, emulate, spec};
 use crate::scope::Scope;
 use crate::worker::Worker;
 
@@ -158,6 +158,8 @@ impl Container {
         exec.meta.extra_hosts.extend(self.exec.meta.extra_hosts.iter().cloned());
         self.scope.entitlements.check_exec(&exec)?;
         let mut spec = spec(&self.op, &exec, &self.prepared, &self.scope.sessions).await?;
+        let granted = |name: &str| self.scope.entitlements.has_device(name);
+        add_devices(&self.op, &exec, granted, &mut spec).await?;
         spec.tty = tty;
         let runtime = &self.op.worker.options.runtime;
         let ran = match self.place(&cancel).await? {

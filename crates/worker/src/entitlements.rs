@@ -14,16 +14,19 @@ pub enum Entitlement {
     NetworkHost,
     /// Steps may ask to run with the daemon's own rights.
     SecurityInsecure,
+    /// Steps may ask for devices.
+    Device,
 }
 
 impl Entitlement {
-    const ALL: [Self; 2] = [Self::NetworkHost, Self::SecurityInsecure];
+    const ALL: [Self; 3] = [Self::NetworkHost, Self::SecurityInsecure, Self::Device];
 
     /// As it is written on command lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::NetworkHost => "network.host",
             Self::SecurityInsecure => "security.insecure",
+            Self::Device => "device",
         }
     }
 }
@@ -36,7 +39,11 @@ impl fmt::Display for Entitlement {
 
 /// A set of grants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Entitlements(BTreeSet<Entitlement>);
+pub struct Entitlements {
+    granted: BTreeSet<Entitlement>,
+    /// Single devices or kinds of them, where not all are.
+    devices: BTreeSet<String>,
+}
 
 impl Entitlements {
     /// No grants.
@@ -46,30 +53,38 @@ impl Entitlements {
 
     /// From names as they are written on command lines.
     ///
-    /// Errors: [`OpError::Invalid`] for a name that is not known. Device grants are refused by name.
+    /// `device=NAME` grants one device, or those of one kind. Errors: [`OpError::Invalid`] for a name that is not known.
     pub fn parse<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> Result<Self, OpError> {
-        let one = |name: S| {
+        let mut grants = Self::default();
+        for name in names {
             let name = name.as_ref().trim();
-            if name == "device" || name.starts_with("device=") {
-                return Err(OpError::unsupported("entitlement `device`"));
+            if let Some(device) = name.strip_prefix("device=") {
+                if device.is_empty() || device.contains(',') {
+                    return Err(OpError::invalid(format!("entitlement `{name}`: expected `device=NAME`")));
+                }
+                grants.devices.insert(device.to_owned());
+                continue;
             }
             let found = Entitlement::ALL.into_iter().find(|entitlement| entitlement.name() == name);
-            found.ok_or_else(|| {
+            grants.granted.insert(found.ok_or_else(|| {
                 OpError::invalid(format!(
-                    "unknown entitlement `{name}`: expected `network.host` or `security.insecure`"
+                    "unknown entitlement `{name}`: expected `network.host`, `security.insecure`, `device` or \
+                     `device=NAME`"
                 ))
-            })
-        };
-        names.into_iter().map(one).collect::<Result<_, _>>().map(Self)
+            })?);
+        }
+        Ok(grants)
     }
 
     /// What a client asked for, if the daemon allows all of it.
     ///
     /// Errors: [`OpError::Denied`] naming the first that it does not.
     pub fn granted(daemon: &Self, asked: &Self) -> Result<Self, OpError> {
-        match asked.0.iter().find(|entitlement| !daemon.0.contains(entitlement)) {
+        let not_all = asked.granted.iter().find(|entitlement| !daemon.granted.contains(entitlement)).copied();
+        let device = asked.devices.iter().any(|name| !daemon.has_device(name)).then_some(Entitlement::Device);
+        match not_all.or(device) {
             Some(entitlement) => Err(OpError::Denied {
-                entitlement: *entitlement,
+                entitlement,
                 missing: "the daemon was not started with --allow-insecure-entitlement for it",
             }),
             None => Ok(asked.clone()),
@@ -78,12 +93,18 @@ impl Entitlements {
 
     /// Whether it is granted.
     pub fn has(&self, entitlement: Entitlement) -> bool {
-        self.0.contains(&entitlement)
+        self.granted.contains(&entitlement)
+    }
+
+    /// Whether a device is granted: by its name, its kind, or with all others.
+    pub fn has_device(&self, name: &str) -> bool {
+        let kind = name.split_once('=').map_or(name, |(kind, _)| kind);
+        self.has(Entitlement::Device) || self.devices.contains(name) || self.devices.contains(kind)
     }
 
     /// Checks what an op needs. Every road to the runtime and every graph goes through here.
     ///
-    /// Errors: [`OpError::Denied`]; [`OpError::Device`].
+    /// Errors: [`OpError::Denied`].
     pub fn check_op(&self, op: &OpKind) -> Result<(), OpError> {
         match op {
             OpKind::Exec(exec) => self.check_exec(exec),
@@ -99,9 +120,10 @@ impl Entitlements {
         if exec.security == SecurityMode::Insecure {
             self.require(Entitlement::SecurityInsecure)?;
         }
-        match exec.cdi_devices.iter().find(|device| !device.optional) {
-            Some(device) => Err(OpError::Device { name: device.name.clone() }),
-            None => Ok(()),
+        let mut needed = exec.cdi_devices.iter().filter(|device| !device.optional);
+        match needed.any(|device| !self.has_device(&device.name)) {
+            true => self.require(Entitlement::Device),
+            false => Ok(()),
         }
     }
 
@@ -155,6 +177,25 @@ mod tests {
     #[test]
     fn unknown_names_are_refused() {
         assert!(Entitlements::parse(["network.hots"]).is_err());
-        assert!(Entitlements::parse(["device=x/y=z"]).is_err());
+        assert!(Entitlements::parse(["device="]).is_err());
+    }
+
+    #[test]
+    fn devices_are_granted_by_name_by_kind_or_all() {
+        let parse = |name: &str| Entitlements::parse([name]).unwrap();
+        for (grant, device, allowed) in [
+            ("device", "v/c=one", true),
+            ("device=v/c=one", "v/c=one", true),
+            ("device=v/c=one", "v/c=two", false),
+            ("device=v/c=one", "v/c", false),
+            ("device=v/c", "v/c=two", true),
+            ("device=v/c", "v/c=*", true),
+            ("network.host", "v/c=one", false),
+        ] {
+            assert_eq!(parse(grant).has_device(device), allowed, "{grant} {device}");
+        }
+        assert!(Entitlements::granted(&parse("device=v/c"), &parse("device=v/c=one")).is_ok());
+        assert!(Entitlements::granted(&parse("device=v/c=one"), &parse("device")).is_err());
+        assert!(Entitlements::granted(&parse("device=v/c=one"), &parse("device=v/c")).is_err());
     }
 }

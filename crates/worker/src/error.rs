@@ -77,8 +77,8 @@ pub enum OpError {
         /// Who has to grant it.
         missing: &'static str,
     },
-    /// This daemon hands no devices to steps.
-    #[error("CDI device `{name}` is not supported by this daemon")]
+    /// There is no such device on this machine.
+    #[error("CDI device `{name}` is not there: no specification on the daemon's machine names it")]
     Device {
         /// Which device.
         name: String,
@@ -181,9 +181,9 @@ impl OpError {
                 _ => OpErrorKind::Environment,
             },
             Self::Denied { .. } => OpErrorKind::Denied,
-            Self::Unsupported { .. } | Self::Device { .. } => OpErrorKind::Unsupported,
+            Self::Unsupported { .. } => OpErrorKind::Unsupported,
             Self::Invalid { .. } => OpErrorKind::Invalid,
-            Self::NoSecret { .. } | Self::NoAgent { .. } => OpErrorKind::NotFound,
+            Self::Device { .. } | Self::NoSecret { .. } | Self::NoAgent { .. } => OpErrorKind::NotFound,
             Self::File(error) => error.kind(),
             Self::Store(error) => store_kind(error),
             Self::Source(error) => crate::ops::source::kind(error),

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod container;
+mod devices;
 mod durations;
 mod entitlements;
 mod error;
@@ -30,6 +31,7 @@ mod scope;
 mod worker;
 
 pub use container::{Container, ContainerSpec, MountedTree};
+pub use devices::DeviceOptions;
 pub use entitlements::{Entitlement, Entitlements};
 pub use error::{Left, OpError, OpErrorKind};
 pub use files::FileError;

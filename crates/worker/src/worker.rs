@@ -9,6 +9,7 @@ use rbuild_session::SessionManager;
 use rbuild_source::Source;
 use rbuild_store::{GcPolicy, Store};
 
+use crate::devices::DeviceOptions;
 use crate::durations::Durations;
 use crate::entitlements::Entitlements;
 use crate::error::OpError;
@@ -37,6 +38,8 @@ pub struct WorkerOptions {
     pub network: rbuild_exec::NetMode,
     /// What is removed first when the disk is full; `None`: nothing is removed by itself.
     pub gc: Option<Vec<GcPolicy>>,
+    /// Where devices are looked for.
+    pub devices: DeviceOptions,
     /// A private directory for sockets of running steps.
     pub run_dir: PathBuf,
 }

@@ -76,9 +76,15 @@ pub(crate) struct Cli {
     /// Listen on tcp:// without TLS: anyone who can connect can build as root
     #[arg(long)]
     pub(crate) insecure_tcp: bool,
-    /// Allow builds to ask for: network.host, security.insecure
+    /// Allow builds to ask for: network.host, security.insecure, device, device=NAME
     #[arg(long, value_name = "NAME")]
     pub(crate) allow_insecure_entitlement: Vec<String>,
+    /// Offer no devices
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) cdi_disabled: Option<bool>,
+    /// Where specifications of devices are (repeatable) [default: /etc/cdi, /var/run/cdi, /etc/buildkit/cdi]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cdi_spec_dir: Vec<PathBuf>,
     /// Only `true` and `auto` are possible: it is the only worker
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub(crate) oci_worker: Option<String>,
@@ -145,11 +151,6 @@ pub(crate) struct Refused {
     proxy_network: Option<bool>,
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     save_cache_debug: Option<bool>,
-    /// CDI is never on, so this one is honoured.
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    cdi_disabled: Option<bool>,
-    #[arg(long, hide = true)]
-    cdi_spec_dir: Vec<String>,
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     oci_worker_rootless: Option<bool>,
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -182,8 +183,6 @@ impl Refused {
             ),
             (on(self.proxy_network), "--proxy-network", NETWORK),
             (on(self.save_cache_debug), "--save-cache-debug", "there is no such dump"),
-            (self.cdi_disabled == Some(false), "--cdi-disabled=false", "devices are not supported"),
-            (!self.cdi_spec_dir.is_empty(), "--cdi-spec-dir", "devices are not supported"),
             (
                 on(self.oci_worker_no_process_sandbox),
                 "--oci-worker-no-process-sandbox",
@@ -268,6 +267,7 @@ impl Cli {
         let gc_policies = self.gc_policies(&file)?;
         let addresses = listen_on(&self.addr, &file.grpc.address);
         let (max_unpacked_bytes, max_repository_bytes) = self.limits(oci)?;
+        let cdi_spec_dirs = self.spec_dirs(&file.cdi);
         let mut registries = file.registry;
         for entry in &self.registry_mirror {
             add_mirror(&mut registries, entry)?;
@@ -289,6 +289,7 @@ impl Cli {
             },
             log_json: parse_log_format(self.log_format.as_ref().or(file.log.format.as_ref()))?,
             entitlements,
+            cdi_spec_dirs,
             labels,
             snapshotter,
             runtime_binary: self.oci_worker_binary.or(file.worker.oci.binary),
@@ -308,6 +309,15 @@ impl Cli {
             drain: drain(self.drain_timeout, file.drain_timeout),
             until_stdin_closes: self.until_stdin_closes,
         })
+    }
+
+    fn spec_dirs(&self, file: &super::file::CdiFile) -> Vec<PathBuf> {
+        match (self.cdi_disabled.or(file.disabled), &file.spec_dirs) {
+            (Some(true), _) => Vec::new(),
+            _ if !self.cdi_spec_dir.is_empty() => self.cdi_spec_dir.clone(),
+            (_, Some(dirs)) => dirs.clone(),
+            _ => rbuild_build::DeviceOptions::default().spec_dirs,
+        }
     }
 
     /// What an archive and a repository may have, in bytes.
@@ -436,11 +446,17 @@ fn parse_log_format(format: Option<&String>) -> Result<bool, ConfigError> {
 }
 
 fn check_entitlements(names: &[String]) -> Result<(), ConfigError> {
-    match names.iter().find(|n| !matches!(n.as_str(), "network.host" | "security.insecure")) {
+    let known = |name: &str| {
+        matches!(name, "network.host" | "security.insecure" | "device")
+            || name.strip_prefix("device=").is_some_and(|device| !device.is_empty() && !device.contains(','))
+    };
+    match names.iter().find(|name| !known(name)) {
         None => Ok(()),
         Some(name) => Err(invalid(
             "--allow-insecure-entitlement",
-            format!("unknown entitlement `{name}`: expected network.host or security.insecure"),
+            format!(
+                "unknown entitlement `{name}`: expected network.host, security.insecure, device or device=NAME"
+            ),
         )),
     }
 }

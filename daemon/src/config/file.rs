@@ -216,10 +216,15 @@ pub(crate) struct FrontendFile {
     pub(crate) built_in_for: Option<Vec<String>>,
 }
 
+/// Where devices are looked for.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct CdiFile {
     pub(super) disabled: Option<bool>,
+    #[serde(rename = "specDirs")]
+    pub(super) spec_dirs: Option<Vec<PathBuf>>,
+    #[serde(rename = "autoAllowed")]
+    pub(super) auto_allowed: Vec<String>,
 }
 
 impl ConfigFile {
@@ -276,7 +281,7 @@ impl ConfigFile {
                 "`[grpc] debugAddress`",
                 "metrics are served at `[metrics] address`, there are no profiles",
             ),
-            (self.cdi.disabled == Some(false), "`[cdi] disabled = false`", "devices are not supported"),
+            (!self.cdi.auto_allowed.is_empty(), "`[cdi] autoAllowed`", "builds ask with --allow device=NAME"),
             (
                 self.frontend.get("dockerfile.v0").is_some_and(|f| f.enabled == Some(false)),
                 "`[frontend.\"dockerfile.v0\"] enabled = false`",

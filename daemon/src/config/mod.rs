@@ -28,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) log_level: &'static str,
     pub(crate) log_json: bool,
     pub(crate) entitlements: Vec<String>,
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) snapshotter: Snapshotter,
     pub(crate) runtime_binary: Option<PathBuf>,

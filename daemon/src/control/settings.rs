@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rbuild_build::{BuilderOptions, ExportSettings, HistoryLimits, StepNetwork, Tracer};
+use rbuild_build::{BuilderOptions, DeviceOptions, ExportSettings, HistoryLimits, StepNetwork, Tracer};
 use rbuild_exec::{BridgeOptions, DnsConfig};
 use rbuild_frontend::Frontend;
 use rbuild_gateway::{ImageFrontend, ImageFrontendOptions};
@@ -38,6 +38,7 @@ pub(crate) fn builder_options(
         max_repository_bytes: config.max_repository_bytes,
         registries,
         entitlements: config.entitlements.clone(),
+        devices: DeviceOptions { spec_dirs: config.cdi_spec_dirs.clone() },
         dns: DnsConfig {
             nameservers: config.dns.nameservers.clone(),
             options: config.dns.options.clone(),

@@ -12,10 +12,10 @@ use rbuild_store::Ref;
 use tokio::sync::mpsc;
 
 use crate::error::OpError;
-use crate::logs;
 use crate::mounts::{self, Prepared};
 use crate::op::LlbOp;
 use crate::scope::{self, Scope};
+use crate::{devices, logs};
 
 /// Streams of log events.
 const STDOUT: i64 = 1;
@@ -33,7 +33,9 @@ pub(crate) async fn run(
     let sessions = scope::sessions_of(cx);
     let work = async {
         let prepared = mounts::prepare(op, exec, inputs, &cx.scopes(), &sessions).await?;
-        let spec = spec(op, exec, &prepared, &sessions).await?;
+        let mut spec = spec(op, exec, &prepared, &sessions).await?;
+        let granted = |name: &str| cx.scopes().iter().all(|scope| scope.entitlements.has_device(name));
+        add_devices(op, exec, granted, &mut spec).await?;
         Ok::<_, OpError>((prepared, spec))
     };
     let (prepared, spec) = tokio::select! {
@@ -58,6 +60,30 @@ pub(crate) async fn run(
     }
     op.worker.durations.note(&op.name, begun.elapsed());
     prepared.commit(op, exec.output_count()).await
+}
+
+/// Gives a process the devices that it asks for. One that may be missing is left out if it is not there or not granted.
+pub(crate) async fn add_devices(
+    op: &LlbOp,
+    exec: &ExecOp,
+    granted: impl Fn(&str) -> bool,
+    spec: &mut ProcessSpec,
+) -> Result<(), OpError> {
+    for device in exec.cdi_devices.iter().filter(|device| granted(&device.name)) {
+        let (options, name) = (op.worker.options.devices.clone(), device.name.clone());
+        let found = tokio::task::spawn_blocking(move || devices::edits(&options, &name)).await?;
+        let edits = match found {
+            Err(OpError::Device { .. }) if device.optional => continue,
+            found => found?,
+        };
+        // Another runtime keeps processes from devices that it was not told of in its own way.
+        if op.worker.options.runtime.name() != "native" && !edits.mounts.is_empty() {
+            return Err(OpError::unsupported(format!("device `{}` with an OCI runtime", device.name)));
+        }
+        spec.env.extend(edits.env);
+        spec.mounts.extend(edits.mounts);
+    }
+    Ok(())
 }
 
 /// Sees to it that programs of the step's platform run here.

@@ -97,6 +97,7 @@ impl Fixture {
             network: rbuild_exec::NetMode::Host,
             dns: DnsConfig::default(),
             gc: None,
+            devices: rbuild_worker::DeviceOptions::default(),
             run_dir: dir.path().to_owned(),
         });
         let solver = Solver::new(vec![Arc::new(MemoryCache::default())], SolverOptions::default());
