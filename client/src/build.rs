@@ -17,7 +17,7 @@ use crate::gateway::{self, Gateway};
 use crate::load::{self, Loader};
 use crate::run::{self, Drive, Finished, Look, Offer};
 use crate::spec::{self, Destination, Output};
-use crate::{connect, history, named, policy, signals, ui};
+use crate::{attest, connect, history, named, policy, signals, ui};
 
 /// What Dockerfiles are made of.
 const FRONTEND: &str = "dockerfile.v0";
@@ -28,14 +28,13 @@ const PROXIES: [&str; 5] = ["HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY"
 pub(crate) async fn build(connection: &ConnectionArgs, args: BuildArgs) -> Result<(), CommandError> {
     args.refused.check()?;
     let mode = mode(&args)?;
-    let mut frontend_attrs = attributes(&args)?;
     let call = question(&args)?;
+    let mut frontend_attrs = options(&args, call.as_ref())?;
     // The answer to a question is text: there is nothing to write anywhere else.
     let invoke = args.invoke.as_deref().map(Invoke::parse).transpose()?;
     let is_looked_at = invoke.as_ref().is_some_and(Invoke::is_before_a_step);
     let outputs = if call.is_some() || is_looked_at { Vec::new() } else { outputs(&args)? };
     let loader = loader(&args, &outputs).await?;
-    frontend_attrs.extend(call.iter().flat_map(Call::attributes));
     let caches = Caches::parse(&args.cache_from, &args.cache_to)?;
     let args = Arc::new(args);
     let context = find_context(args.clone()).await?;
@@ -133,6 +132,16 @@ async fn find_context(args: Arc<BuildArgs>) -> Result<Context, CommandError> {
         found = find => found.map_err(|error| CommandError::new(format!("finding the context: {error}")))?,
         () = signals::stop() => Err(CommandError::from_status(&tonic::Status::cancelled("interrupted"))),
     }
+}
+
+/// The options of the request: a question's own, else what is to be said of the result.
+fn options(args: &BuildArgs, call: Option<&Call>) -> Result<BTreeMap<String, String>, CommandError> {
+    let mut options = attributes(args)?;
+    match call {
+        Some(call) => options.extend(call.attributes()),
+        None => options.extend(attest::attributes(args)?),
+    }
+    Ok(options)
 }
 
 fn attributes(args: &BuildArgs) -> Result<BTreeMap<String, String>, CommandError> {

@@ -2,6 +2,7 @@
 //! does is the daemon's matter (`debug compile` alone runs the Dockerfile compiler here, without a daemon).
 #![forbid(unsafe_code)]
 
+mod attest;
 mod build;
 mod cache;
 mod call;

@@ -138,7 +138,14 @@ fn missing(text: &str) -> CommandError {
         .hint("dest=PATH, or dest=- for standard output")
 }
 
-/// As Go programs spell it.
+/// A switch as Go programs spell it; `None` is none.
+pub(crate) fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
+        text => is_false(text).then_some(false),
+    }
+}
+
 fn is_false(text: &str) -> bool {
     matches!(text, "0" | "f" | "F" | "false" | "False" | "FALSE")
 }

@@ -140,7 +140,7 @@ fn outputs_and_flags_that_do_not_exist_are_refused_by_name() {
     let daemon = TestDaemon::start();
     let space = space();
     daemon.build(space.path(), &["-o", "type=nosuch,dest=x"]).failure().has("nosuch");
-    daemon.build(space.path(), &["--sbom=true", "-t", "x"]).failure().has("sbom");
+    daemon.build(space.path(), &["--resource=cpu=1", "-t", "x"]).failure().has("--resource");
     daemon.build(space.path(), &["-o", "type=oci,dest=x.tar,compresion=zstd"]).failure().has("compresion");
 }
 

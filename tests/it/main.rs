@@ -35,6 +35,7 @@ mod d1_outputs;
 mod d2_platforms;
 mod d3_imagetools;
 mod d4_results;
+mod d5_attestations;
 mod d6_debug;
 mod d6_run;
 mod daemonless;

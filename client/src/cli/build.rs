@@ -16,6 +16,9 @@ pub(crate) struct BuildArgs {
     /// Annotation of the image, [manifest:|index:|manifest-descriptor:|index-descriptor:]KEY=VALUE (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) annotation: Vec<String>,
+    /// Statement that goes with the result: type=provenance,mode=min|max,… or type=sbom,generator=IMAGE (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    pub(crate) attest: Vec<String>,
     /// Build argument NAME=VALUE, or NAME to take it from the environment (repeatable)
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) build_arg: Vec<String>,
@@ -82,6 +85,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "MODE", default_value = "auto", env = "BUILDKIT_PROGRESS",
           value_parser = ["auto", "plain", "tty", "rawjson", "quiet", "none"])]
     pub(crate) progress: String,
+    /// How the result came about: shorthand for --attest=type=provenance; false for none [default: images are told the
+    /// essentials]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "SPEC")]
+    pub(crate) provenance: Option<String>,
     /// Ask the registry for newer base images
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
           value_name = "BOOL", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
@@ -94,6 +101,9 @@ pub(crate) struct BuildArgs {
     #[arg(short, long, num_args = 0..=1, require_equals = true, default_value_t, default_missing_value = "true",
           value_name = "BOOL", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
     pub(crate) quiet: bool,
+    /// List of the packages in the result: shorthand for --attest=type=sbom
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "SPEC")]
+    pub(crate) sbom: Option<String>,
     /// Secret id=NAME[,src=PATH|env=VARIABLE] (repeatable)
     #[arg(long, value_name = "SPEC")]
     pub(crate) secret: Vec<String>,
@@ -130,35 +140,24 @@ pub(crate) struct BuildArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Refused {
     #[arg(long, hide = true)]
-    attest: Vec<String>,
-    #[arg(long, hide = true)]
     builder: Option<String>,
     #[arg(long, hide = true)]
     policy: Vec<String>,
     #[arg(long, hide = true)]
-    provenance: Option<String>,
-    #[arg(long, hide = true)]
     resource: Vec<String>,
-    #[arg(long, hide = true)]
-    sbom: Option<String>,
 }
 
 impl Refused {
     /// Errors: the first flag that cannot be honoured.
     pub(crate) fn check(&self) -> Result<(), CommandError> {
-        const ATTEST: &str = "attestations are not made yet";
-        let asked = |value: &Option<String>| value.as_deref().is_some_and(|value| value != "false");
         let refused = [
-            (!self.attest.is_empty(), "--attest", ATTEST),
             (self.builder.is_some(), "--builder", "name the daemon with --addr"),
             (
                 !self.policy.is_empty(),
                 "--policy",
                 "policies in Rego are not evaluated: --source-policy-file takes rules",
             ),
-            (asked(&self.provenance), "--provenance", ATTEST),
             (!self.resource.is_empty(), "--resource", "limits of steps are the daemon's matter"),
-            (asked(&self.sbom), "--sbom", ATTEST),
         ];
         match refused.into_iter().find(|(asked, ..)| *asked) {
             Some((_, flag, hint)) => Err(CommandError::usage(format!("{flag} is not supported")).hint(hint)),

@@ -20,6 +20,7 @@ use crate::error::{from_op, from_solve, located};
 use crate::events::SolverEvents;
 use crate::explain::Explainer;
 use crate::policy::{self, Policy};
+use crate::provenance::Capture;
 use crate::refs::BuildRef;
 
 /// Frontends that run frontends go this deep at most.
@@ -38,6 +39,7 @@ pub(crate) struct BuildContext {
     pub(crate) policy: Option<Policy>,
     pub(crate) containers: Containers,
     pub(crate) caches: BuildCaches,
+    pub(crate) capture: Capture,
 }
 
 impl BuildContext {
@@ -68,14 +70,21 @@ impl BuildContext {
     /// The checked graph of a definition, with the sources that the client's policy wants.
     async fn graph(&self, definition: &Definition) -> Result<Graph, BuildError> {
         let graph = Graph::from_definition(definition).map_err(|error| invalid(&error))?;
-        let Some(policy) = &self.policy else { return Ok(graph) };
-        let converted = policy.convert_graph(self, &graph).await?;
-        match converted.is_empty() {
-            true => Ok(graph),
-            false => {
-                Graph::from_definition(&converted.apply(definition, &graph)).map_err(|error| invalid(&error))
-            }
+        match self.policed(definition, &graph).await? {
+            None => Ok(graph),
+            Some(policed) => Graph::from_definition(&policed).map_err(|error| invalid(&error)),
         }
+    }
+
+    /// The definition with the sources that the client's policy wants, if they are others.
+    pub(crate) async fn policed(
+        &self,
+        definition: &Definition,
+        graph: &Graph,
+    ) -> Result<Option<Definition>, BuildError> {
+        let Some(policy) = &self.policy else { return Ok(None) };
+        let converted = policy.convert_graph(self, graph).await?;
+        Ok((!converted.is_empty()).then(|| converted.apply(definition, graph)))
     }
 
     /// What the job knows of the graph of a definition that was solved to `output`: for the export of cache.
@@ -125,12 +134,17 @@ impl BuildBridge {
             inputs: request.inputs.clone(),
             depth: self.depth + 1,
         });
+        let (name, options) = (request.frontend, request.options.clone());
         let request = FrontendRequest {
             options: request.options,
             inputs: request.inputs,
             session_id: self.context.session.clone(),
         };
-        frontend.solve(bridge, request).await
+        let result = frontend.solve(bridge, request).await?;
+        if self.depth == 0 {
+            self.context.capture.ran(&name, &options, &result);
+        }
+        Ok(result)
     }
 
     /// The image that the client's policy wants in place of the one that is asked for.

@@ -22,6 +22,8 @@ mod metrics;
 mod nested;
 mod policy;
 mod process;
+mod provenance;
+mod redact;
 mod refs;
 mod request;
 mod run;
@@ -30,10 +32,11 @@ mod upkeep;
 pub use builder::{Builder, BuilderOptions, OpenError, StepNetwork};
 pub use explain::{Cause, Explained, FileChanges};
 pub use history::{
-    EncodeError, History, HistoryBlob, HistoryError, HistoryEvent, HistoryEventKind, HistoryLimits,
-    HistoryRecord, HistoryRefusal,
+    EncodeError, History, HistoryAttestation, HistoryBlob, HistoryError, HistoryEvent, HistoryEventKind,
+    HistoryLimits, HistoryRecord, HistoryRefusal,
 };
 pub use metrics::Metrics;
+pub use provenance::RecordedAttestation;
 pub use rbuild_cache::TierOptions;
 pub use rbuild_dockerfile::BUILT_IN;
 pub use rbuild_trace::{ExportSettings, SettingsError, TraceContext, Tracer};

@@ -30,6 +30,7 @@ impl BuildRef {
     }
 
     async fn tree(&self, path: &str) -> Result<TreeGuard, BuildError> {
+        self.context.capture.was_read(&self.definition);
         let missing = || BuildError::new(ErrorCode::NotFound, format!("{path}: the file system is empty"));
         tree(&self.solve().await?.ok_or_else(missing)?).await
     }
@@ -56,6 +57,7 @@ impl BridgeRef for BuildRef {
     }
 
     async fn evaluate(&self) -> Result<(), BuildError> {
+        self.context.capture.was_read(&self.definition);
         self.solve().await.map(drop)
     }
 

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::provenance::RecordedAttestation;
 use rbuild_frontend::Frontend;
 use rbuild_llb::{Definition, SourcePolicy};
 use rbuild_trace::TraceContext;
@@ -72,6 +73,8 @@ pub struct ExporterSpec {
 pub struct BuildOutcome {
     /// `containerimage.digest` and its kin.
     pub exporter_response: BTreeMap<String, String>,
+    /// How the results came about, for the history.
+    pub attestations: Vec<RecordedAttestation>,
 }
 
 impl What {

@@ -24,6 +24,7 @@ use crate::events::SolverEvents;
 use crate::explain::Explainer;
 use crate::nested::NestedSolves;
 use crate::policy::Policy;
+use crate::provenance::{self, Capture, Recorder};
 use crate::refs::BuildRef;
 use crate::request::{BuildOutcome, BuildRequest, ExporterSpec, What};
 
@@ -54,6 +55,7 @@ async fn stages(
     cancel: tokio_util::sync::CancellationToken,
 ) -> Result<BuildOutcome, BuildError> {
     let exporters = open_exporters(builder, &request.exporters)?;
+    let recorder = Recorder::open(&request)?;
     let nested = Arc::new(NestedSolves::default());
     let mut scope = scope(builder, &request, progress, explainer.clone(), nested.clone(), failed)?;
     let events = Arc::new(SolverEvents::new(scope.progress.clone(), explainer.clone()));
@@ -73,15 +75,18 @@ async fn stages(
         policy: Policy::of(&builder.sessions, request.policy.clone(), &request.policy_session),
         containers: Containers::default(),
         caches,
+        capture: Capture::default(),
     });
     nested.belongs_to(Arc::downgrade(&context));
     let work = async {
         let epoch = epoch(&request.what)?;
         let result = solve(&context, request.what).await?;
-        let refs = results(&context, &result).await?;
+        let mut refs = results(&context, &result).await?;
         let mut response = frontend_metadata(&result);
+        let mut attestations = Vec::new();
         // The answer to a sub-request is text, not files.
         if !is_answer(&result) {
+            attestations = recorder.attest(&context, &result, &mut refs).await?;
             let caches = &context.caches;
             let known = caches.known(solutions(&context, &result, &refs).await?);
             let inline = caches.inline(&known);
@@ -89,7 +94,7 @@ async fn stages(
             response
                 .extend(caches.export(&known, &context.scope.progress, &|work| builder.later(work)).await?);
         }
-        Ok(response)
+        Ok(BuildOutcome { exporter_response: response, attestations })
     };
     let outcome = tokio::select! {
         outcome = work => outcome,
@@ -99,7 +104,7 @@ async fn stages(
     context.containers.close().await;
     context.job.cancel();
     context.job.close().await;
-    outcome.map(|exporter_response| BuildOutcome { exporter_response })
+    outcome
 }
 
 fn scope(
@@ -174,10 +179,7 @@ async fn solve(context: &Arc<BuildContext>, what: What) -> Result<FrontendResult
 
 /// Computes all references of a result, in parallel.
 pub(crate) async fn evaluate(result: &FrontendResult) -> Result<(), BuildError> {
-    let refs: Vec<&SharedRef> = match &result.refs {
-        ResultRefs::Single(reference) => reference.iter().collect(),
-        ResultRefs::Named(refs) => refs.values().flatten().collect(),
-    };
+    let refs = provenance::refs_of(result);
     futures::future::try_join_all(refs.into_iter().map(|reference| reference.evaluate())).await.map(drop)
 }
 
@@ -222,7 +224,8 @@ async fn results(context: &BuildContext, result: &FrontendResult) -> Result<Vec<
                 Some(reference) => context.solve_definition(&reference.definition()).await?,
                 None => None,
             };
-            Ok::<_, BuildError>(ExportRef { id, platform, reference, config, base })
+            let attestations = Vec::new();
+            Ok::<_, BuildError>(ExportRef { id, platform, reference, config, base, attestations })
         }
     });
     futures::future::try_join_all(solve).await
@@ -264,13 +267,8 @@ async fn solutions(
     }
     let mut solutions = Vec::new();
     for part in refs {
-        let reference = match (&result.refs, &part.id) {
-            (ResultRefs::Single(reference), _) => reference.as_ref(),
-            (ResultRefs::Named(named), Some(id)) => named.get(id).and_then(Option::as_ref),
-            (ResultRefs::Named(_), None) => None,
-        };
-        if let (Some(reference), Some(output)) = (reference, &part.reference) {
-            solutions.extend(context.solution(&reference.definition(), output.clone()).await?);
+        if let (Some(definition), Some(output)) = (provenance::definition_of(result, part), &part.reference) {
+            solutions.extend(context.solution(&definition, output.clone()).await?);
         }
     }
     Ok(solutions)

@@ -36,7 +36,7 @@ pub(crate) struct ArchiveExporter {
 
 impl ArchiveExporter {
     pub(crate) fn new(daemon: Exporters, kind: ArchiveKind, attrs: &mut Attrs) -> Result<Self> {
-        let options = ImageOptions::take(attrs)?;
+        let options = ImageOptions::take(attrs, false)?;
         let tar = attrs.flag("tar")?.unwrap_or(true);
         for name in &options.names {
             ImageRef::parse(name).map_err(|error| attrs.bad("name", name, &error.to_string()))?;

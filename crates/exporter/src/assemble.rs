@@ -9,6 +9,7 @@ use rbuild_oci::{Descriptor, Index, Manifest, Platform, json, media};
 use rbuild_store::{LayerBlob, LayerProgress, Lease, Ref, Store};
 
 use crate::annotations::Place;
+use crate::attest::{self, AttestationImage};
 use crate::attrs::ImageOptions;
 use crate::config;
 use crate::history::LayerFacts;
@@ -26,6 +27,8 @@ pub(crate) struct Assembled {
     pub(crate) config: Descriptor,
     /// Per platform.
     pub(crate) images: Vec<PlatformImage>,
+    /// What is said about them; each is an entry of the index.
+    pub(crate) attestations: Vec<AttestationImage>,
     pub(crate) _lease: Lease,
 }
 
@@ -45,6 +48,10 @@ impl Assembled {
         for image in &self.images {
             blobs.extend(image.layers.iter().map(|layer| layer.desc.clone()));
             blobs.extend([image.config.clone(), image.manifest.clone()]);
+        }
+        for of_image in &self.attestations {
+            blobs.extend(of_image.layers.iter().cloned());
+            blobs.extend([of_image.config.clone(), of_image.manifest.clone()]);
         }
         if self.target.digest != self.images[0].manifest.digest {
             blobs.push(self.target.clone());
@@ -75,8 +82,13 @@ pub(crate) async fn assemble(
     options: &ImageOptions,
     request: &ExportRequest,
 ) -> Result<Assembled> {
-    let several = request.is_multi_platform();
-    options.annotations.check(several)?;
+    let form = options.attestations;
+    let is_attested = request.refs.iter().flat_map(|part| &part.attestations).any(|said| form.wants(said));
+    if is_attested && !options.oci_types {
+        return Err(ExportError::Result("cannot export attestations with \"oci-mediatypes=false\"".into()));
+    }
+    let has_index = request.is_multi_platform() || is_attested;
+    options.annotations.check(has_index)?;
     let lease = store.lease();
     let exporting = request.reporter.status("exporting layers", "exporting layers");
     let progress: Arc<dyn LayerProgress> = Arc::new(LayerStatus::new(request.reporter.clone()));
@@ -92,11 +104,48 @@ pub(crate) async fn assemble(
     }
     let config =
         images.first().ok_or_else(|| ExportError::Result("the result is empty".into()))?.config.clone();
-    let target = match several {
+    let attestations = attest(store, options, request, &images, &lease).await?;
+    let target = match has_index {
         false => images[0].manifest.clone(),
-        true => index(store, options, request, &images, &lease).await?,
+        true => {
+            let manifests = images.iter().map(|image| &image.manifest);
+            let manifests =
+                manifests.chain(attestations.iter().map(|said| &said.manifest)).cloned().collect();
+            index(store, options, request, manifests, &lease).await?
+        }
     };
-    Ok(Assembled { target, config, images, _lease: lease })
+    Ok(Assembled { target, config, images, attestations, _lease: lease })
+}
+
+/// Makes the manifests of attestations, one for each image about which anything is said.
+async fn attest(
+    store: &Store,
+    options: &ImageOptions,
+    request: &ExportRequest,
+    images: &[PlatformImage],
+    lease: &Lease,
+) -> Result<Vec<AttestationImage>> {
+    let mut made = Vec::new();
+    for (part, image) in request.refs.iter().zip(images) {
+        let wanted: Vec<_> =
+            part.attestations.iter().filter(|said| options.attestations.wants(said)).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let platform = image.manifest.platform.clone().unwrap_or_default();
+        let own = attest::image_subjects(&options.names, &platform, &image.manifest.digest)?;
+        let mut statements = Vec::with_capacity(wanted.len());
+        for said in wanted {
+            statements
+                .push((said.predicate_type.clone(), attest::statement(said, &own, Some(&image.layers))?));
+        }
+        let manifest =
+            attest::manifest(store, lease, options.attestations, &image.manifest, statements).await?;
+        let shown = format!("exporting attestation manifest {}", manifest.manifest.digest);
+        request.reporter.status(&shown, "").done();
+        made.push(manifest);
+    }
+    Ok(made)
 }
 
 async fn layers_of(
@@ -205,7 +254,7 @@ async fn index(
     store: &Store,
     options: &ImageOptions,
     request: &ExportRequest,
-    images: &[PlatformImage],
+    manifests: Vec<Descriptor>,
     lease: &Lease,
 ) -> Result<Descriptor> {
     let media_type = if options.oci_types { media::OCI_INDEX } else { media::DOCKER_INDEX };
@@ -213,7 +262,7 @@ async fn index(
         schema_version: 2,
         media_type: media_type.into(),
         artifact_type: None,
-        manifests: images.iter().map(|image| image.manifest.clone()).collect(),
+        manifests,
         subject: None,
         annotations: options.annotations.of(Place::Index, None),
     };
@@ -227,7 +276,7 @@ async fn index(
 }
 
 /// Manifests are written with two spaces of indent, as upstream writes them.
-fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>> {
+pub(crate) fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>> {
     json::to_vec_indent(value).map_err(|error| ExportError::Internal(error.to_string()))
 }
 

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use rbuild_oci::{Compression, CompressionOptions};
 
 use crate::annotations::{Annotations, is_annotation};
+use crate::attest::AttestationForm;
 use crate::{ExportError, Result};
 
 /// Attributes of an exporter; each is taken once, and what is left over at the end is an error.
@@ -94,10 +95,12 @@ pub(crate) struct ImageOptions {
     pub(crate) epoch: Option<i64>,
     /// Times in new layers are cut at the epoch.
     pub(crate) rewrite_times: bool,
+    pub(crate) attestations: AttestationForm,
 }
 
 impl ImageOptions {
-    pub(crate) fn take(attrs: &mut Attrs) -> Result<Self> {
+    /// `inline_default`: whether attestations for images only are for this output.
+    pub(crate) fn take(attrs: &mut Attrs, inline_default: bool) -> Result<Self> {
         let kind = match attrs.take("compression") {
             None => None,
             Some(text) => match Compression::parse(&text) {
@@ -120,17 +123,26 @@ impl ImageOptions {
         let force = attrs.flag("force-compression")?.unwrap_or(false);
         let types = attrs.flag("oci-mediatypes")?;
         let names = attrs.take("name").unwrap_or_default();
-        // Attestations and what belongs to them; absent or off is what this daemon does.
-        for name in ["attestation-inline", "oci-artifact", "prefer-nondist-layers", "buildinfo"] {
+        for name in ["prefer-nondist-layers", "buildinfo"] {
             attrs.refuse(name)?;
         }
-        attrs.flag("attest:provenance")?;
+        let inline = attrs.flag("attestation-inline")?;
+        let artifact = attrs.flag("oci-artifact")?;
+        if (types, artifact) == (Some(false), Some(true)) {
+            return Err(ExportError::Result(
+                "exporter option \"oci-artifact=true\" conflicts with \"oci-mediatypes=false\"".into(),
+            ));
+        }
         let mut compression = CompressionOptions::new(kind.unwrap_or(Compression::Gzip));
         compression.level = level;
         Ok(Self {
             compression,
             force,
             oci_types: types.unwrap_or(true),
+            attestations: AttestationForm {
+                artifact: artifact.unwrap_or(true),
+                inline: inline.unwrap_or(inline_default),
+            },
             annotations: attrs.annotations()?,
             epoch: attrs.epoch()?,
             rewrite_times: attrs.flag("rewrite-timestamp")?.unwrap_or(false),
@@ -165,7 +177,7 @@ mod tests {
             &[("annotations", "b")],
         ] {
             let mut attrs = attrs(pairs);
-            let taken = ImageOptions::take(&mut attrs).map(drop);
+            let taken = ImageOptions::take(&mut attrs, false).map(drop);
             let error = taken.and_then(|()| attrs.finish()).unwrap_err().to_string();
             assert!(pairs.iter().any(|(name, _)| error.contains(name)), "{error}");
         }
@@ -174,13 +186,13 @@ mod tests {
     #[test]
     fn zstd_goes_with_either_kind_of_media_types() {
         let mut attrs = attrs(&[("compression", "zstd"), ("oci-mediatypes", "false")]);
-        assert!(!ImageOptions::take(&mut attrs).unwrap().oci_types);
+        assert!(!ImageOptions::take(&mut attrs, false).unwrap().oci_types);
     }
 
     #[test]
     fn upstream_spellings_are_read() {
         let mut attrs = attrs(&[("name", "a:1, b"), ("compression", "zstd"), ("force-compression", "")]);
-        let options = ImageOptions::take(&mut attrs).unwrap();
+        let options = ImageOptions::take(&mut attrs, false).unwrap();
         assert_eq!(options.names, ["a:1", "b"]);
         assert!(options.force && options.oci_types && options.compression.kind == Compression::Zstd);
     }

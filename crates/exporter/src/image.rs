@@ -21,7 +21,7 @@ pub(crate) struct ImageExporter {
 
 impl ImageExporter {
     pub(crate) fn new(daemon: Exporters, attrs: &mut Attrs) -> Result<Self> {
-        let options = ImageOptions::take(attrs)?;
+        let options = ImageOptions::take(attrs, true)?;
         // Unpacking is what a cache hit on FROM does when it is needed: there is nothing to do beforehand.
         attrs.flag("unpack")?;
         let exporter = Self {

@@ -9,6 +9,7 @@
 mod annotations;
 mod archive;
 mod assemble;
+mod attest;
 mod attrs;
 mod config;
 mod error;
@@ -21,6 +22,7 @@ mod request;
 mod rewrite;
 mod stream;
 
+pub use attest::{Attestation, MakePredicate, Predicate, Subject};
 pub use error::{ExportError, ExportErrorKind};
 type Result<T> = std::result::Result<T, ExportError>;
 

@@ -42,6 +42,9 @@ pub(crate) async fn push(
             part.layers.iter().map(|layer| (layer.desc.clone(), part.reference.clone(), layer.is_local));
         blobs.extend(layers.chain([(part.config.clone(), None, true)]));
     }
+    for said in &image.attestations {
+        blobs.extend(said.layers.iter().chain([&said.config]).map(|blob| (blob.clone(), None, true)));
+    }
     blobs.dedup_by(|a, b| a.0.digest == b.0.digest);
     let mut pushes_todo = Vec::with_capacity(blobs.len());
     for (blob, reference, is_local) in blobs {
@@ -54,8 +57,9 @@ pub(crate) async fn push(
     status.done();
     let shown = request.reporter.status(&format!("pushing manifest for {name}@{}", image.target.digest), "");
     let has_index = media::is_index(&image.target.media_type);
-    for part in image.images.iter().filter(|_| has_index) {
-        push_manifest(daemon, &repository, &part.manifest, Reference::Digest).await?;
+    let images = image.images.iter().filter(|_| has_index).map(|part| &part.manifest);
+    for manifest in images.chain(image.attestations.iter().map(|said| &said.manifest)) {
+        push_manifest(daemon, &repository, manifest, Reference::Digest).await?;
     }
     let reference = match name.tag() {
         Some(tag) if !options.by_digest => Reference::Tag(tag),

@@ -8,6 +8,7 @@ use rbuild_registry::{Credentials, Registry};
 use rbuild_session::{SessionGroup, SessionManager};
 use rbuild_store::{LayerBlob, Ref, Store};
 
+use crate::Attestation;
 use crate::archive::{ArchiveExporter, ArchiveKind};
 use crate::attrs::Attrs;
 use crate::files::{LocalExporter, TarExporter};
@@ -27,6 +28,8 @@ pub struct ExportRef {
     pub config: Option<Vec<u8>>,
     /// Config of the image that it was built on, as the frontend says: its layers and history are left alone.
     pub base: Option<Vec<u8>>,
+    /// What is said about it.
+    pub attestations: Vec<Attestation>,
 }
 
 /// A solved result that is to be exported.

@@ -68,7 +68,7 @@ pub fn definition_to_json(definition: &Definition) -> String {
     object.end()
 }
 
-fn location_json(location: &pb::Location) -> String {
+pub(crate) fn location_json(location: &pb::Location) -> String {
     let position = |position: Option<pb::Position>| {
         let position = position.unwrap_or_default();
         let mut object = Object::new();
@@ -149,7 +149,7 @@ pub fn go_escaped(json: &str) -> String {
     text
 }
 
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     go_escaped(&serde_json::Value::from(text).to_string())
 }
 
@@ -158,14 +158,14 @@ fn dot_quoted(text: &str) -> String {
 }
 
 /// Writes an object's fields in the order of the calls, without the empty ones.
-struct Object(String);
+pub(crate) struct Object(String);
 
 impl Object {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self("{".to_owned())
     }
 
-    fn raw(&mut self, name: &str, json: &str) -> &mut Self {
+    pub(crate) fn raw(&mut self, name: &str, json: &str) -> &mut Self {
         if self.0.len() > 1 {
             self.0.push(',');
         }
@@ -173,14 +173,14 @@ impl Object {
         self
     }
 
-    fn text(&mut self, name: &str, value: &str) -> &mut Self {
+    pub(crate) fn text(&mut self, name: &str, value: &str) -> &mut Self {
         if !value.is_empty() {
             self.raw(name, &quoted(value));
         }
         self
     }
 
-    fn number(&mut self, name: &str, value: impl Into<i128>) -> &mut Self {
+    pub(crate) fn number(&mut self, name: &str, value: impl Into<i128>) -> &mut Self {
         let value = value.into();
         if value != 0 {
             self.raw(name, &value.to_string());
@@ -199,7 +199,7 @@ impl Object {
         self.list(name, values, |value| quoted(value))
     }
 
-    fn list<T>(&mut self, name: &str, values: &[T], json: impl Fn(&T) -> String) -> &mut Self {
+    pub(crate) fn list<T>(&mut self, name: &str, values: &[T], json: impl Fn(&T) -> String) -> &mut Self {
         if !values.is_empty() {
             let items: Vec<String> = values.iter().map(json).collect();
             self.raw(name, &format!("[{}]", items.join(",")));
@@ -230,21 +230,21 @@ impl Object {
         self
     }
 
-    fn bytes(&mut self, name: &str, value: &[u8]) -> &mut Self {
+    pub(crate) fn bytes(&mut self, name: &str, value: &[u8]) -> &mut Self {
         if !value.is_empty() {
             self.raw(name, &quoted(&BASE64.encode(value)));
         }
         self
     }
 
-    fn end(&mut self) -> String {
+    pub(crate) fn end(&mut self) -> String {
         let mut text = std::mem::take(&mut self.0);
         text.push('}');
         text
     }
 }
 
-fn op_json(op: &pb::Op) -> String {
+pub(crate) fn op_json(op: &pb::Op) -> String {
     let mut kind = Object::new();
     match &op.op {
         Some(pb::op::Op::Exec(exec)) => kind.raw("exec", &exec_json(exec)),

@@ -36,6 +36,7 @@ mod op;
 mod policy;
 mod proto_json;
 mod source_map;
+mod steps;
 
 pub use builder::{
     Attached, Constraints, DefaultPath, ExecOptions, ExecState, FileActions, GitOptions, HttpOptions,
@@ -59,3 +60,4 @@ pub use op::{
 pub use policy::{Converted, PolicyError, SourcePolicy, shown_identifier};
 pub use proto_json::op_to_proto_json;
 pub use source_map::{Position, Range, SourceInfo, SourceLocation, SourceMap};
+pub use steps::{Redact, Steps};

@@ -14,6 +14,46 @@ pub fn to_vec_indent<T: Serialize + ?Sized>(value: &T) -> serde_json::Result<Vec
     Ok(escape(&serde_json::to_vec_pretty(value)?))
 }
 
+/// JSON text with other white space: indented by two spaces, fields in the order in which they were. What is between
+/// quotes stays as it is. Text that is not JSON comes out as something that is not JSON either.
+pub fn indented(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() * 2);
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    let line = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.resize(out.len() + 2 * depth, b' ');
+    };
+    // An opening bracket waits for what follows: empty ones stay on their line.
+    let mut opened = false;
+    for &byte in text {
+        if in_string {
+            out.push(byte);
+            (in_string, escaped) = (byte != b'"' || escaped, byte == b'\\' && !escaped);
+            continue;
+        }
+        if byte.is_ascii_whitespace() {
+            continue;
+        }
+        let closes = matches!(byte, b'}' | b']');
+        if std::mem::take(&mut opened) && !closes {
+            depth += 1;
+            line(&mut out, depth);
+        } else if closes && !matches!(out.last(), Some(b'{' | b'[')) {
+            depth = depth.saturating_sub(1);
+            line(&mut out, depth);
+        }
+        out.push(byte);
+        match byte {
+            b'{' | b'[' => opened = true,
+            b',' => line(&mut out, depth),
+            b':' => out.push(b' '),
+            b'"' => in_string = true,
+            _ => {}
+        }
+    }
+    out
+}
+
 /// The characters below occur in JSON text inside strings only, so a plain replacement is right.
 fn escape(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 16);
@@ -48,6 +88,14 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn indenting_keeps_order_and_strings() {
+        let text = br#"{"b":[1,{"x":"a, [\"{"}],"a":{},"e":[],"c":"\\"}"#;
+        let expected = "{\n  \"b\": [\n    1,\n    {\n      \"x\": \"a, [\\\"{\"\n    }\n  ],\n  \"a\": {},\n  \"e\": [],\n  \"c\": \"\\\\\"\n}";
+        assert_eq!(String::from_utf8(indented(text)).unwrap(), expected);
+        assert_eq!(indented(expected.as_bytes()), expected.as_bytes());
+    }
 
     #[test]
     fn escapes_are_those_of_go() {

@@ -19,6 +19,7 @@ pub mod layer;
 pub mod media;
 mod platform;
 mod provider;
+mod purl;
 mod reference;
 
 pub use compress::{
@@ -29,4 +30,5 @@ pub use config::{ContainerConfig, Empty, Healthcheck, History, ImageConfig, Root
 pub use descriptor::{Descriptor, Index, Manifest, ManifestError};
 pub use platform::{ParsePlatformError, Platform, PlatformMatcher};
 pub use provider::{ByteStream, Provider};
+pub use purl::purl;
 pub use reference::{ImageRef, ParseReferenceError};

@@ -1,11 +1,14 @@
 //! ListenBuildHistory and UpdateBuildHistory.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
 use rbuild_api::google::rpc::Status as RpcStatus;
 use rbuild_api::moby::buildkit::v1 as wire;
-use rbuild_build::{HistoryBlob, HistoryEvent, HistoryEventKind, HistoryRecord, HistoryRefusal};
+use rbuild_build::{
+    HistoryAttestation, HistoryBlob, HistoryEvent, HistoryEventKind, HistoryRecord, HistoryRefusal,
+};
 use rbuild_frontend::{BuildError, ErrorCode};
 use tokio::sync::broadcast::error::RecvError;
 use tonic::{Code, Response, Status};
@@ -137,7 +140,7 @@ fn record(record: &Arc<HistoryRecord>) -> wire::BuildHistoryRecord {
         logs: record.log.map(|log| descriptor(log, LOG)),
         exporter_response: record.response.clone(),
         result: Some(result(record)),
-        results: Default::default(),
+        results: results(record),
         generation: i32::try_from(record.generation).unwrap_or(i32::MAX),
         trace: record.trace.map(|trace| descriptor(trace, TRACE)),
         pinned: record.pinned,
@@ -149,7 +152,7 @@ fn record(record: &Arc<HistoryRecord>) -> wire::BuildHistoryRecord {
     }
 }
 
-/// What was exported, as far as it is an image.
+/// What was exported, as far as it is an image, and what the history knows of it if there is one result.
 fn result(record: &HistoryRecord) -> wire::BuildResultInfo {
     use base64::Engine as _;
     let text = record.response.get("containerimage.descriptor");
@@ -162,10 +165,27 @@ fn result(record: &HistoryRecord) -> wire::BuildResultInfo {
         annotations: image.annotations,
     });
     wire::BuildResultInfo {
-        result_deprecated: None,
-        attestations: Vec::new(),
+        result_deprecated: image.clone(),
+        attestations: record.attestations.iter().filter(|said| said.id.is_none()).map(attestation).collect(),
         results: image.into_iter().map(|image| (0, image)).collect(),
     }
+}
+
+/// What the history knows of each of several results.
+fn results(record: &HistoryRecord) -> BTreeMap<String, wire::BuildResultInfo> {
+    let mut results: BTreeMap<String, wire::BuildResultInfo> = BTreeMap::new();
+    for said in &record.attestations {
+        if let Some(id) = &said.id {
+            results.entry(id.clone()).or_default().attestations.push(attestation(said));
+        }
+    }
+    results
+}
+
+fn attestation(said: &HistoryAttestation) -> wire::Descriptor {
+    let mut descriptor = descriptor(said.predicate, rbuild_oci::media::IN_TOTO);
+    descriptor.annotations.insert("in-toto.io/predicate-type".into(), said.predicate_type.clone());
+    descriptor
 }
 
 /// A build of which nothing is known.

@@ -27,8 +27,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::request::BuildRequest;
 
-use record::{FileKind, now_ms};
-pub use record::{HistoryBlob, HistoryError, HistoryRecord};
+use record::FileKind;
+pub(crate) use record::now_ms;
+pub use record::{HistoryAttestation, HistoryBlob, HistoryError, HistoryRecord};
 pub(crate) use recording::Recording;
 use traces::Traces;
 
@@ -194,7 +195,11 @@ impl History {
     /// Removes the files of a build and frees its id, which is busy. Blocking.
     fn remove_files(&self, id: &str) {
         let _turn = self.inner.traces.files.lock();
-        FileKind::ALL.iter().for_each(|kind| remove(&self.file(id, *kind)));
+        for kind in FileKind::SINGLE {
+            remove(&self.file(id, kind));
+        }
+        let said = (0..u16::MAX).map(|number| self.file(id, FileKind::Attestation(number)));
+        said.take_while(|path| remove(path)).for_each(drop);
         self.inner.state.lock().busy.remove(id);
     }
 
@@ -351,12 +356,14 @@ impl State {
     }
 }
 
-fn remove(path: &Path) {
+/// Whether it was there.
+fn remove(path: &Path) -> bool {
     match std::fs::remove_file(path) {
-        Ok(()) => {}
+        Ok(()) => return true,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => tracing::warn!(path = %path.display(), %error, "removing a file of the build history"),
     }
+    false
 }
 
 /// Its files are there in full length; after a power loss they may not be.

@@ -5,6 +5,7 @@ use rbuild_progress::Tally;
 use serde::{Deserialize, Serialize};
 
 use crate::explain::Explained;
+use crate::redact::without_password;
 use crate::request::{BuildRequest, ExporterSpec, What};
 
 /// The option in which clients list the caches to import, for the frontend.
@@ -38,6 +39,9 @@ pub struct HistoryRecord {
     /// What the client was told (`containerimage.digest`…).
     #[serde(default)]
     pub response: BTreeMap<String, String>,
+    /// How its results came about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attestations: Vec<HistoryAttestation>,
     /// Steps and warnings.
     #[serde(default)]
     pub tally: Tally,
@@ -75,6 +79,18 @@ pub struct HistoryBlob {
     pub size: u64,
 }
 
+/// A predicate about a result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryAttestation {
+    /// The platform's id in a result for several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `https://slsa.dev/provenance/v1`
+    pub predicate_type: String,
+    /// Its JSON.
+    pub predicate: HistoryBlob,
+}
+
 impl HistoryRecord {
     /// A build that begins now.
     pub(super) fn begin(request: &BuildRequest) -> Self {
@@ -94,6 +110,7 @@ impl HistoryRecord {
             log: None,
             trace: None,
             response: BTreeMap::new(),
+            attestations: Vec::new(),
             tally: Tally::default(),
             explained: Vec::new(),
             pinned: false,
@@ -112,7 +129,12 @@ impl HistoryRecord {
         let log = self.log.map(|blob| (blob, FileKind::Log));
         let error = self.error.as_ref().map(|error| (error.status, FileKind::Error));
         let trace = self.trace.map(|blob| (blob, FileKind::Trace));
-        log.into_iter().chain(error).chain(trace)
+        let said = self
+            .attestations
+            .iter()
+            .zip(0..)
+            .map(|(said, number)| (said.predicate, FileKind::Attestation(number)));
+        log.into_iter().chain(error).chain(trace).chain(said)
     }
 }
 
@@ -122,21 +144,25 @@ pub(super) enum FileKind {
     Log,
     Error,
     Trace,
+    /// Counted from 0 without gaps.
+    Attestation(u16),
 }
 
 impl FileKind {
-    pub(super) const ALL: [Self; 3] = [Self::Log, Self::Error, Self::Trace];
+    /// Those that a build has one of at most.
+    pub(super) const SINGLE: [Self; 3] = [Self::Log, Self::Error, Self::Trace];
 
     pub(super) fn file_name(self, id: &str) -> String {
         match self {
             Self::Log => format!("{id}.log"),
             Self::Error => format!("{id}.error"),
             Self::Trace => format!("{id}.trace"),
+            Self::Attestation(number) => format!("{id}.attestation{number}"),
         }
     }
 }
 
-pub(super) fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or(0)
 }
@@ -159,26 +185,6 @@ fn without_keys(value: &str) -> String {
     list.to_string()
 }
 
-/// A value with `user:password@` of a URL taken out, as credentials must not be kept.
-fn without_password(value: &str) -> String {
-    let mut out = String::new();
-    let mut rest = value;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        out.push_str(before);
-        let end = after.find(|c: char| matches!(c, '/' | '?' | '#') || c.is_whitespace());
-        let authority = &after[..end.unwrap_or(after.len())];
-        match authority.rfind('@') {
-            Some(at) if authority[..at].contains(':') => {
-                out.push_str("xxxxx:xxxxx");
-                rest = &after[at..];
-            }
-            _ => rest = after,
-        }
-    }
-    out + rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,20 +196,5 @@ mod tests {
         let (_, text) = kept((CACHE_IMPORTS.into(), list.into()));
         assert!(text.contains(r#""bucket":"b""#) && !text.contains("hush"), "{text}");
         assert_eq!(kept((CACHE_IMPORTS.into(), "hush".into())).1, "");
-    }
-
-    #[test]
-    fn passwords_in_urls_are_not_kept() {
-        for (value, kept) in [
-            ("https://u:secret@host/x.git#main:dir", "https://xxxxx:xxxxx@host/x.git#main:dir"),
-            ("https://u:p%40:q@h", "https://xxxxx:xxxxx@h"),
-            ("a=http://u:p@h/,b=http://u:p@g/", "a=http://xxxxx:xxxxx@h/,b=http://xxxxx:xxxxx@g/"),
-            ("ssh://git@host/x", "ssh://git@host/x"),
-            ("user@host:x", "user@host:x"),
-            ("https://host/a@b:c", "https://host/a@b:c"),
-            ("plain", "plain"),
-        ] {
-            assert_eq!(without_password(value), kept);
-        }
     }
 }

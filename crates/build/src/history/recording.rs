@@ -1,15 +1,16 @@
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rbuild_digest::Hasher;
+use rbuild_digest::{Digest, Hasher};
 use rbuild_frontend::{BuildError, ErrorCode};
 use rbuild_progress::Progress;
 use rbuild_trace::BuildTrace;
 
-use super::record::{FileKind, HistoryBlob, HistoryError, HistoryRecord, now_ms};
+use super::record::{FileKind, HistoryAttestation, HistoryBlob, HistoryError, HistoryRecord, now_ms};
 use super::{History, HistoryEventKind};
 use crate::explain::Explained;
+use crate::provenance::RecordedAttestation;
 use crate::request::BuildOutcome;
 
 /// Bytes hashed at a time.
@@ -65,7 +66,10 @@ impl Recording {
         let log = self.history.file(&self.record.id, FileKind::Log);
         let error_file = self.history.file(&self.record.id, FileKind::Error);
         let status = outcome.as_ref().err().map(|error| (self.history.inner.encode_error)(error));
-        let (log, status) = tokio::task::spawn_blocking(move || {
+        let said = outcome.as_ref().map(|outcome| outcome.attestations.clone()).unwrap_or_default();
+        let paths = (0..).map(|number| self.history.file(&self.record.id, FileKind::Attestation(number)));
+        let said: Vec<_> = said.into_iter().zip(paths).collect();
+        let (log, status, said) = tokio::task::spawn_blocking(move || {
             let status = match status {
                 None => None,
                 Some(bytes) => {
@@ -73,13 +77,15 @@ impl Recording {
                     Some(hash(&error_file)?)
                 }
             };
-            Ok::<_, io::Error>((hash(&log)?, status))
+            let said = said.into_iter().map(keep_attestation).collect::<io::Result<Vec<_>>>()?;
+            Ok::<_, io::Error>((hash(&log)?, status, said))
         })
         .await
         .map_err(io::Error::other)??;
         let mut record = (*self.record).clone();
         record.completed_ms = Some(now_ms());
         record.log = Some(log);
+        record.attestations = said;
         record.tally = self.progress.tally();
         record.explained = explained;
         match outcome {
@@ -119,6 +125,12 @@ impl Drop for Recording {
         // Those who read the log hold the file.
         self.history.remove_files_later(id);
     }
+}
+
+fn keep_attestation((said, path): (RecordedAttestation, PathBuf)) -> io::Result<HistoryAttestation> {
+    std::fs::write(&path, &said.predicate)?;
+    let predicate = HistoryBlob { digest: Digest::of(&said.predicate), size: said.predicate.len() as u64 };
+    Ok(HistoryAttestation { id: said.id, predicate_type: said.predicate_type, predicate })
 }
 
 /// The name of a file's content. Blocking.

@@ -99,7 +99,11 @@ impl History {
                 return Ok(None);
             }
             let path = history.file(&ours.id, FileKind::Trace);
-            write(&path, &trace).inspect_err(|_| super::remove(&path)).map(Some)
+            let written = write(&path, &trace);
+            if written.is_err() {
+                super::remove(&path);
+            }
+            written.map(Some)
         });
         let Some(blob) = written.await.map_err(io::Error::other)?? else { return Ok(()) };
         let record = {

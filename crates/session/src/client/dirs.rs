@@ -135,7 +135,12 @@ impl DirService {
         if let Some(counter) = &self.dirs.counter {
             options.counter = counter.clone();
         }
-        let call = SenderCall { roots: vec![ExportRoot { directory: None, root }], filter, options, form };
+        let call = SenderCall {
+            roots: vec![ExportRoot { directory: None, root, extra: Vec::new() }],
+            filter,
+            options,
+            form,
+        };
         let (out, batched) = batches();
         let token = self.tasks.token.clone();
         self.tasks.tracker.spawn(token.run_until_cancelled_owned(async move {

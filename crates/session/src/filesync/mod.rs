@@ -40,7 +40,7 @@ pub(crate) use receive::run_as as run_receiver_as;
 pub(crate) use receive::{Incoming, Say, run as run_receiver};
 pub(crate) use send::{Batch, SenderCall, batches, serve_sender};
 pub use send::{Owner, SendOptions};
-pub use walk::ExportRoot;
+pub use walk::{ExportRoot, ExtraFile};
 pub use wire::Stat;
 pub(crate) use wire::{Packet, shown};
 

@@ -282,7 +282,7 @@ fn filter(trees: &[ExportRoot], request: &FileSyncRequest) -> Result<WalkFilter>
         move |err: rbuild_patterns::PatternError| SessionError::Pattern { kind, text: err.to_string() }
     };
     let mut include = request.include.clone();
-    if let ([ExportRoot { directory: None, root }], false) = (trees, request.follow_paths.is_empty()) {
+    if let ([ExportRoot { directory: None, root, .. }], false) = (trees, request.follow_paths.is_empty()) {
         match follow_links(root, &request.follow_paths)? {
             Some(targets) => include.extend(targets),
             None => include.clear(),
@@ -363,7 +363,11 @@ impl Reader<'_> {
 
     /// Sends exactly as many bytes as were announced: what a growing file gained since is not part of the list.
     fn read(&mut self, id: u32, file: &FileRef) -> Result<()> {
-        let mut input = self.open(file)?.take(file.size);
+        let input: Box<dyn Read> = match &file.data {
+            Some(data) => Box::new(std::io::Cursor::new(data.clone())),
+            None => Box::new(self.open(file)?),
+        };
+        let mut input = input.take(file.size);
         let by_size = self.shared.form.ends_by_size();
         let chunk = if by_size { LARGE_CHUNK } else { CHUNK };
         let mut left = file.size;

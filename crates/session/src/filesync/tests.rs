@@ -17,7 +17,8 @@ use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use super::receive::{Say, run, run_as};
 use super::send::{SendOptions, SenderCall, batches, serve_sender};
 use super::{
-    ExportRoot, FileSyncRequest, Form, Owner, Packet, ReceiveOptions, RecordHasher, Stat, TreeIndex, opened,
+    ExportRoot, ExtraFile, FileSyncRequest, Form, Owner, Packet, ReceiveOptions, RecordHasher, Stat,
+    TreeIndex, opened,
 };
 use crate::{Result, mode};
 
@@ -62,7 +63,7 @@ async fn sync_as(
 ) -> Result<TreeIndex> {
     let root = Root::open(from)?;
     let sending = SendOptions { owner: Owner::Set(0, 0), ..SendOptions::default() };
-    let roots = vec![ExportRoot { directory: None, root }];
+    let roots = vec![ExportRoot { directory: None, root, extra: Vec::new() }];
     let call = SenderCall { roots, filter, options: sending, form };
     carry(call, to, prev, Some(Arc::new(TestHasher)), options).await
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use bytes::Bytes;
 use rbuild_patterns::{WalkFilter, Walker};
 use rbuild_sys::{DirEntry, FileKind, Root};
 
@@ -18,6 +19,21 @@ pub struct ExportRoot {
     pub directory: Option<String>,
     /// The directory.
     pub root: Root,
+    /// Files that are sent with it though they are not there; one of the same name that is there is not sent.
+    pub extra: Vec<ExtraFile>,
+}
+
+/// A file that is in memory only.
+#[derive(Debug, Clone)]
+pub struct ExtraFile {
+    /// One path component.
+    pub name: String,
+    /// Its content.
+    pub data: Bytes,
+    /// Permission bits.
+    pub mode: u32,
+    /// Nanoseconds since 1970.
+    pub mtime_ns: i64,
 }
 
 /// Where the content of a listed file is.
@@ -27,6 +43,8 @@ pub(super) struct FileRef {
     /// Relative to the tree's root.
     pub(super) path: Vec<u8>,
     pub(super) size: u64,
+    /// The content, if it is not in the tree.
+    pub(super) data: Option<Bytes>,
 }
 
 /// Calls `emit` for each entry of `trees` (sorted by name) that passes `filter`, in walk order. Blocking.
@@ -39,10 +57,10 @@ pub(super) fn walk(
     options: &SendOptions,
     emit: &mut dyn FnMut(Stat, Option<FileRef>) -> Result<()>,
 ) -> Result<()> {
-    for (tree, ExportRoot { directory: name, root }) in trees.iter().enumerate() {
+    for (tree, ExportRoot { directory: name, root, extra }) in trees.iter().enumerate() {
         let prefix = name.as_deref().map_or_else(Vec::new, |name| format!("{name}/").into_bytes());
         let mut walk =
-            Walk { tree, root, prefix, walker: filter.walker(), options, links: HashMap::new(), emit };
+            Walk { tree, root, extra, prefix, walker: filter.walker(), options, links: HashMap::new(), emit };
         walk.run(name.as_deref())?;
     }
     Ok(())
@@ -51,6 +69,7 @@ pub(super) fn walk(
 struct Walk<'a> {
     tree: usize,
     root: &'a Root,
+    extra: &'a [ExtraFile],
     /// Of every path sent, ending in a slash, or empty.
     prefix: Vec<u8>,
     walker: Walker<'a, Vec<u8>>,
@@ -79,7 +98,7 @@ impl Walk<'_> {
                 return Ok(());
             }
         }
-        let mut frames = vec![open(self.root.open_dir(".")?, Vec::new())?];
+        let mut frames = vec![open(self.root.open_dir(".")?, Vec::new(), self.extra)?];
         while let Some(frame) = frames.last_mut() {
             let Some(entry) = frame.entries.next() else {
                 frames.pop();
@@ -106,13 +125,16 @@ impl Walk<'_> {
             for dir in &seen.emit[..seen.emit.len() - 1] {
                 self.send_held(dir)?;
             }
-            self.send(&frame.dir, &entry.name, &path, full)?;
+            match self.extra.iter().find(|extra| extra.name.as_bytes() == path) {
+                Some(extra) => self.send_extra(extra, full)?,
+                None => self.send(&frame.dir, &entry.name, &path, full)?,
+            }
         }
         if !seen.descend {
             return Ok(None);
         }
         match frame.dir.open_dir_nofollow(&entry.name) {
-            Ok(dir) => open(dir, join(&path, b"/")).map(Some),
+            Ok(dir) => open(dir, join(&path, b"/"), &[]).map(Some),
             Err(err) if err.is_not_found() || err.is_not_dir() => Ok(None),
             // Only looked into for the sake of what might be below, which nobody asked for by name.
             Err(err) if !passes && err.kind() == std::io::ErrorKind::PermissionDenied => Ok(None),
@@ -142,6 +164,19 @@ impl Walk<'_> {
         (self.emit)(stat, None)
     }
 
+    fn send_extra(&mut self, extra: &ExtraFile, path: Vec<u8>) -> Result<()> {
+        let size = extra.data.len() as u64;
+        let stat = Stat {
+            path,
+            mode: extra.mode & 0o777,
+            size: i64::try_from(size).unwrap_or(i64::MAX),
+            mod_time: self.options.set_mtime_ns.unwrap_or(extra.mtime_ns),
+            ..Stat::default()
+        };
+        let (path, data) = (extra.name.clone().into_bytes(), Some(extra.data.clone()));
+        (self.emit)(stat, Some(FileRef { tree: self.tree, path, size, data }))
+    }
+
     /// Sends the entry `name` of the open directory `holder`; `path` is below the tree's root, `full` as it is sent.
     fn send(&mut self, holder: &Root, name: &OsStr, path: &[u8], full: Vec<u8>) -> Result<()> {
         let is = match holder.stat(name) {
@@ -165,7 +200,7 @@ impl Walk<'_> {
                 stat.linkname.clone_from(first);
                 stat.size = 0;
             } else {
-                file = Some(FileRef { tree: self.tree, path: path.to_vec(), size: is.size });
+                file = Some(FileRef { tree: self.tree, path: path.to_vec(), size: is.size, data: None });
                 if is.nlink > 1 {
                     self.links.insert(inode, stat.path.clone());
                 }
@@ -201,8 +236,13 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     [dir, name].concat()
 }
 
-fn open(dir: Root, path: Vec<u8>) -> Result<Frame> {
+fn open(dir: Root, path: Vec<u8>, extra: &[ExtraFile]) -> Result<Frame> {
     let mut entries = dir.read_dir()?;
+    if !extra.is_empty() {
+        entries.retain(|entry| !extra.iter().any(|extra| entry.name == *extra.name.as_str()));
+        let made_up = |extra: &ExtraFile| DirEntry { name: extra.name.clone().into(), kind: FileKind::File };
+        entries.extend(extra.iter().map(made_up));
+    }
     entries.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
     Ok(Frame { dir, path, entries: entries.into_iter() })
 }

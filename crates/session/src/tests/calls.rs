@@ -104,7 +104,8 @@ async fn root_results_are_sent_into_a_directory() {
     targets.add(1, ExportDestination::Directory(out.clone()));
     let mut world = World::new();
     let session = world.session(ClientSession::builder().targets(targets).build()).await;
-    let roots = || vec![ExportRoot { directory: None, root: Root::open(from.path()).unwrap() }];
+    let roots =
+        || vec![ExportRoot { directory: None, root: Root::open(from.path()).unwrap(), extra: Vec::new() }];
     let told = Mutex::new(0);
     let tell = |bytes: u64| *told.lock() = bytes;
     session.send_tree(1, Vec::new(), roots(), Some(42), &tell).await.unwrap();

@@ -196,8 +196,11 @@ async fn roots_with_names_appear_below_directories() {
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     fs::write(one.path().join("f"), "1").unwrap();
     fs::write(two.path().join("f"), "2").unwrap();
-    let root =
-        |name: &str, dir: &Path| ExportRoot { directory: Some(name.into()), root: Root::open(dir).unwrap() };
+    let root = |name: &str, dir: &Path| ExportRoot {
+        directory: Some(name.into()),
+        root: Root::open(dir).unwrap(),
+        extra: Vec::new(),
+    };
     let roots = vec![root("linux_arm64", two.path()), root("linux_amd64", one.path())];
     let options = SendOptions { set_mtime_ns: Some(5_000_000_000), ..SendOptions::default() };
     let call = SenderCall { roots, filter: FileSyncRequest::default(), options, form: Form::Single };
@@ -206,4 +209,36 @@ async fn roots_with_names_appear_below_directories() {
     assert_eq!(fs::read_to_string(to.path().join("linux_arm64/f")).unwrap(), "2");
     let meta = fs::metadata(to.path().join("linux_arm64")).unwrap();
     assert_eq!((meta.mtime(), meta.mode() & 0o7777), (5, 0o755));
+}
+
+#[tokio::test]
+async fn files_in_memory_are_sent_among_the_others() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::create_dir(from.path().join("m")).unwrap();
+    fs::write(from.path().join("m/m.json"), "below").unwrap();
+    fs::write(from.path().join("a"), "a").unwrap();
+    fs::write(from.path().join("z"), "z").unwrap();
+    fs::create_dir(from.path().join("taken.json")).unwrap();
+    fs::write(from.path().join("taken.json/lost"), "").unwrap();
+    let extra = |name: &str| ExtraFile {
+        name: name.into(),
+        data: name.as_bytes().to_vec().into(),
+        mode: 0o600,
+        mtime_ns: 7_000_000_000,
+    };
+    let root = ExportRoot {
+        directory: None,
+        root: Root::open(from.path()).unwrap(),
+        extra: vec![extra("m.json"), extra("taken.json")],
+    };
+    let filter = FileSyncRequest::default();
+    let call = SenderCall { roots: vec![root], filter, options: SendOptions::default(), form: Form::Single };
+    carry(call, to.path(), None, None, &ReceiveOptions::default()).await.unwrap();
+    for (name, data) in
+        [("m.json", "m.json"), ("m/m.json", "below"), ("taken.json", "taken.json"), ("z", "z")]
+    {
+        assert_eq!(fs::read_to_string(to.path().join(name)).unwrap(), data);
+    }
+    let meta = fs::metadata(to.path().join("m.json")).unwrap();
+    assert_eq!((meta.mtime(), meta.mode() & 0o7777), (7, 0o600));
 }
