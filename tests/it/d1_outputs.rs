@@ -1,4 +1,4 @@
-use rbuild_tests::{TestDaemon, TestRegistry, TestSpace, run};
+use rbuild_tests::{Relay, TestDaemon, TestRegistry, TestSpace, registry, run};
 
 fn space() -> TestSpace {
     let space = TestSpace::new();
@@ -154,4 +154,25 @@ fn annotations_reach_the_manifest() {
     let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
     assert_eq!(manifest["annotations"]["who"], "me", "{manifest}");
     daemon.build(space.path(), &["--annotation", "nosuch:who=me"]).failure().has("nosuch");
+}
+
+#[test]
+fn layers_that_a_registry_has_are_not_sent_to_it() {
+    let (_, port) = registry().host.rsplit_once(':').unwrap();
+    let relay = Relay::to(port.parse().unwrap());
+    let host = format!("127.0.0.1:{}", relay.port);
+    let (daemon, space) = (TestDaemon::start(), TestSpace::new());
+    space.write("Dockerfile", format!("FROM {host}/library/busybox\nRUN echo new > /new\n"));
+    let push = |tag: &str| {
+        relay.sent();
+        daemon.build(space.path(), &["--push", "-t", &format!("{host}/mounted/{tag}")]).success();
+        relay.sent()
+    };
+    // The layer of busybox, of more than a million bytes, is in another repository of the same registry.
+    let sent = push("x:1");
+    assert!(sent < 300_000, "{sent} bytes were sent");
+    let sent = push("x:2");
+    assert!(sent < 100_000, "{sent} bytes were sent, though all layers are there");
+    let from = format!("docker://{host}/mounted/x:1");
+    run("skopeo", &["inspect", "--tls-verify=false", &from]).success();
 }

@@ -65,6 +65,33 @@ impl Archive {
     }
 }
 
+#[test]
+fn estargz_is_gzip_to_those_who_do_not_know_it() {
+    let (daemon, space) = (TestDaemon::start(), space());
+    let output = "type=oci,dest=e.tar,compression=estargz,name=x/y:z";
+    let archive = Archive::build(&daemon, &space, "e", &["-o", output]);
+    let layers = archive.manifest()["layers"].as_array().unwrap().clone();
+    let (base, new) = layers.split_first().unwrap();
+    assert!(base["annotations"].is_null(), "a base image's layer is its maker's: {base}");
+    for layer in new {
+        assert_eq!(layer["mediaType"], "application/vnd.oci.image.layer.v1.tar+gzip");
+        assert!(layer["annotations"]["containerd.io/snapshot/stargz/toc.digest"].is_string(), "{layer}");
+        let path = archive.dir.join(archive.blob(layer)).to_string_lossy().into_owned();
+        run("sh", &["-c", "gzip -t < \"$0\"", &path]).success();
+        assert!(archive.layer(layer).contains_key("stargz.index.json"));
+    }
+    let forced = format!("{output},force-compression=true").replace("e.tar", "forced.tar");
+    let archive = Archive::build(&daemon, &space, "forced", &["-o", &forced]);
+    for layer in archive.manifest()["layers"].as_array().unwrap() {
+        assert!(archive.layer(layer).contains_key("stargz.index.json"), "{layer}");
+    }
+    // The image says the truth about its layers: those who check it unpack it.
+    let (from, bundle) = (format!("{}:z", archive.dir.display()), space.at("bundle"));
+    run("umoci", &["unpack", "--image", &from, &bundle.to_string_lossy()]).success();
+    assert_eq!(std::fs::read_to_string(bundle.join("rootfs/dir/f")).unwrap(), "data");
+    assert!(!bundle.join("rootfs/etc/group").exists());
+}
+
 fn keys_in_order(json: &str, keys: &[&str]) -> bool {
     let places: Option<Vec<_>> = keys.iter().map(|key| json.find(&format!("\"{key}\""))).collect();
     places.is_some_and(|places| places.is_sorted())

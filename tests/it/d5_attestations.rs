@@ -1,12 +1,12 @@
 //! Statements that go with results: laid out as upstream lays them out, and telling what was built from what.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rbuild_api::containerd::services::content::v1::ReadContentRequest;
 use rbuild_api::containerd::services::content::v1::content_client::ContentClient;
 use rbuild_api::moby::buildkit::v1::BuildHistoryRequest;
 use rbuild_api::moby::buildkit::v1::control_client::ControlClient;
-use rbuild_tests::{TestDaemon, TestSpace, registry, run};
+use rbuild_tests::{ImageSpec, TestDaemon, TestSpace, busybox_root, push_image, registry, run};
 use serde_json::{Value, json};
 
 use crate::wire::{block_on, channel};
@@ -29,10 +29,14 @@ struct Layout(PathBuf);
 
 impl Layout {
     fn build(daemon: &TestDaemon, space: &TestSpace, args: &[&str]) -> Self {
+        Self::build_from(daemon, space, space.path(), args)
+    }
+
+    fn build_from(daemon: &TestDaemon, space: &TestSpace, context: &Path, args: &[&str]) -> Self {
         let name = space.path().join(format!("out{}", args.len()));
         let archive = name.with_extension("tar").to_string_lossy().into_owned();
         let output = format!("type=oci,dest={archive}");
-        daemon.build(space.path(), &[args, &["-o", &output]].concat()).success();
+        daemon.build(context, &[args, &["-o", &output]].concat()).success();
         std::fs::create_dir(&name).unwrap();
         run("tar", &["xf", &archive, "-C", &name.to_string_lossy()]).success();
         Self(name)
@@ -190,6 +194,71 @@ fn each_platform_has_its_own_and_the_history_keeps_them() {
         // The history has everything, whatever the image is told.
         assert!(predicate["buildDefinition"]["internalParameters"]["buildConfig"].is_object(), "{predicate}");
     });
+}
+
+/// A scanner in a shell: it says what it sees, of everything that it is given.
+fn push_scanner() -> String {
+    let root = busybox_root();
+    root.write(
+        "scan.sh",
+        concat!(
+            "#!/bin/sh\nset -e\n",
+            "say() {\n  files=$(cd $2; find . -type f | sort | head -5 | tr '\\n' ' ')\n",
+            "  printf '{\"_type\":\"https://in-toto.io/Statement/v0.1\",\"predicateType\":\"https://spdx.dev/Document\",",
+            "\"subject\":[],\"predicate\":{\"name\":\"%s\",\"files\":\"%s\",\"setting\":\"%s\"}}' ",
+            "\"$1\" \"$files\" \"$BUILDKIT_SCAN_colour\" > $BUILDKIT_SCAN_DESTINATION/$1.spdx.json\n}\n",
+            "say core $BUILDKIT_SCAN_SOURCE\n",
+            "for extra in $BUILDKIT_SCAN_SOURCE_EXTRAS/*; do\n  [ ! -e $extra ] || say $(basename $extra) $extra\ndone\n",
+        ),
+    );
+    run("chmod", &["755", &root.at("scan.sh").to_string_lossy()]).success();
+    let spec = ImageSpec { entrypoint: vec!["/scan.sh".into()], ..ImageSpec::default() };
+    let name = format!("{}/tools/scanner:1", registry().host);
+    push_image(&registry().host, "tools/scanner:1", root.path(), &spec);
+    name
+}
+
+#[test]
+fn a_scanner_lists_the_result_and_what_asks_to_be_listed() {
+    let scanner = push_scanner();
+    let (daemon, space) = (TestDaemon::start(), TestSpace::new());
+    let context = space.at("context");
+    std::fs::create_dir(&context).unwrap();
+    space.write("context/f", "data").write("context/unused", "data").write(
+        "context/Dockerfile",
+        "FROM scratch AS kept\nARG BUILDKIT_SBOM_SCAN_STAGE=true\nCOPY f /in-stage\nFROM scratch AS not\nCOPY f /x\n\
+         FROM scratch\nARG BUILDKIT_SBOM_SCAN_CONTEXT=true\nCOPY --from=kept /in-stage /r\nCOPY --from=not /x /x\n",
+    );
+    let sbom = format!("--sbom=generator={scanner},colour=red");
+    let layout = Layout::build_from(
+        &daemon,
+        &space,
+        &context,
+        &[&sbom, "--provenance=mode=max", "-t", "example.org/l:1"],
+    );
+    let index = layout.read(&layout.image());
+    let said = layout.read(&index["manifests"][1]);
+    let said: Vec<_> = said["layers"].as_array().unwrap().iter().map(|layer| layout.read(layer)).collect();
+    let [core, of_context, stage, provenance] = said.as_slice() else { panic!("{said:?}") };
+    assert_eq!(core["predicateType"], "https://spdx.dev/Document");
+    assert_eq!(core["predicate"], json!({"name": "core", "files": "./r ./x ", "setting": "red"}));
+    assert_eq!(core["subject"][0]["name"], "pkg:docker/example.org/l@1?platform=linux%2Famd64");
+    assert_eq!(
+        (&stage["predicate"]["name"], &stage["predicate"]["files"]),
+        (&json!("sbom-kept"), &json!("./in-stage "))
+    );
+    // The whole context, not only what COPY takes.
+    assert_eq!(of_context["predicate"]["files"], "./Dockerfile ./f ./unused ");
+    let materials = provenance["predicate"]["buildDefinition"]["resolvedDependencies"].to_string();
+    assert!(materials.contains("tools/scanner@1"), "{materials}");
+    // It is a step like others: nothing changed, nothing runs.
+    let again = daemon.build(&context, &[&sbom]).success();
+    assert!(again.cached("generating sbom using"), "{}", again.all());
+    // Beside files, too.
+    let output = format!("type=local,dest={}", space.at("files").display());
+    daemon.build(&context, &[&sbom, "-o", &output]).success();
+    assert!(space.read("files/sbom-kept.spdx.json").contains("in-stage"));
+    daemon.build(&context, &["--sbom=generator=busybox"]).failure().has("does not have cmd");
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod redact;
 mod refs;
 mod request;
 mod run;
+mod sbom;
 mod upkeep;
 
 pub use builder::{Builder, BuilderOptions, OpenError, StepNetwork};

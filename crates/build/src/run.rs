@@ -8,7 +8,7 @@ use rbuild_exporter::{ExportError, ExportErrorKind, ExportRef, ExportRequest, Ex
 use rbuild_frontend::{
     Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, ResultRefs, SharedRef,
 };
-use rbuild_oci::{ImageConfig, Platform};
+use rbuild_oci::{ImageConfig, ImageRef, Platform};
 use rbuild_session::SessionGroup;
 use rbuild_source::{Memo, SessionCredentials};
 use rbuild_store::RefId;
@@ -86,11 +86,12 @@ async fn stages(
         let mut attestations = Vec::new();
         // The answer to a sub-request is text, not files.
         if !is_answer(&result) {
-            attestations = recorder.attest(&context, &result, &mut refs).await?;
+            let told = recorder.attest(&context, &result, &mut refs).await?;
+            attestations = told.recorded;
             let caches = &context.caches;
             let known = caches.known(solutions(&context, &result, &refs).await?);
             let inline = caches.inline(&known);
-            response.extend(export(builder, &context, &exporters, refs, (epoch, inline)).await?);
+            response.extend(export(builder, &context, &exporters, refs, (epoch, inline, told.bases)).await?);
             response
                 .extend(caches.export(&known, &context.scope.progress, &|work| builder.later(work)).await?);
         }
@@ -279,7 +280,7 @@ async fn export(
     context: &Arc<BuildContext>,
     exporters: &[OpenExporter],
     refs: Vec<ExportRef>,
-    (epoch, inline_cache): (Option<i64>, Option<Arc<dyn InlineCache>>),
+    (epoch, inline_cache, bases): (Option<i64>, Option<Arc<dyn InlineCache>>, Vec<ImageRef>),
 ) -> Result<BTreeMap<String, String>, BuildError> {
     let credentials =
         Arc::new(SessionCredentials::new(builder.sessions.clone(), context.scope.sessions.clone()));
@@ -293,6 +294,7 @@ async fn export(
             index,
             epoch,
             inline_cache: inline_cache.clone(),
+            bases: bases.clone(),
         };
         Some(run_exporter(&context.worker, exporter, request))
     });

@@ -43,6 +43,8 @@ pub struct CompileOptions {
     pub no_cache: NoCache,
     /// When all that is made shall seem to be made, in seconds since 1970.
     pub source_date_epoch: Option<i64>,
+    /// Lists of packages are wanted: stages and the context may ask to be in them.
+    pub scans: bool,
 }
 
 /// Which stages take nothing from the cache.
@@ -78,6 +80,7 @@ impl Default for CompileOptions {
             linux_resources: None,
             no_cache: NoCache::Never,
             source_date_epoch: None,
+            scans: false,
         }
     }
 }

@@ -12,10 +12,11 @@ use crate::annotations::Place;
 use crate::attest::{self, AttestationImage};
 use crate::attrs::ImageOptions;
 use crate::config;
+use crate::estargz::{TOC_DIGEST, UNCOMPRESSED_SIZE};
 use crate::history::LayerFacts;
 use crate::progress::LayerStatus;
 use crate::request::{ExportRef, ExportRequest};
-use crate::rewrite::{REWRITTEN, rewrite};
+use crate::rewrite::{REWRITTEN, Rewriting, rewrite};
 use crate::{ExportError, Result};
 
 /// An image whose manifests and configs are in the content store. Its lease keeps all blobs until it is dropped.
@@ -97,8 +98,11 @@ pub(crate) async fn assemble(
     exporting.done();
     let mut images = Vec::new();
     for (part, mut layers) in request.refs.iter().zip(layers) {
-        if let (true, Some(epoch)) = (options.rewrite_times, options.epoch.or(request.epoch)) {
-            rewrite(store, request, part, &mut layers, (&options.compression, epoch), &lease).await?;
+        let epoch = options.epoch.or(request.epoch).filter(|_| options.rewrite_times);
+        if epoch.is_some() || options.estargz {
+            let (compression, estargz, force) = (&options.compression, options.estargz, options.force);
+            let how = Rewriting { compression, epoch, estargz, force };
+            rewrite(store, request, part, &mut layers, how, &lease).await?;
         }
         images.push(platform_image(store, options, request, part, layers, &lease).await?);
     }
@@ -177,8 +181,8 @@ fn owned((name, value): (&String, &String)) -> (String, String) {
     (name.clone(), value.clone())
 }
 
-/// Layer descriptors in the media types asked for; of the annotations only that of rewritten times is for the public,
-/// as with upstream.
+/// Layer descriptors in the media types asked for; of the annotations only those of rewritten times and of tables
+/// of contents are for the public, as with upstream.
 fn public(layers: &[LayerBlob], oci: bool) -> Vec<Descriptor> {
     let convert = |layer: &LayerBlob| {
         let media_type = match oci {
@@ -186,7 +190,9 @@ fn public(layers: &[LayerBlob], oci: bool) -> Vec<Descriptor> {
             false => media::to_docker(&layer.desc.media_type),
         };
         let mut public = Descriptor::new(media_type, layer.desc.digest, layer.desc.size);
-        public.annotations.extend(layer.desc.annotations.get_key_value(REWRITTEN).map(owned));
+        let told = [REWRITTEN, TOC_DIGEST, UNCOMPRESSED_SIZE];
+        let told = told.into_iter().filter_map(|name| layer.desc.annotations.get_key_value(name));
+        public.annotations.extend(told.map(owned));
         public
     };
     layers.iter().map(convert).collect()

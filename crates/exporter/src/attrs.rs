@@ -88,6 +88,8 @@ impl Attrs {
 pub(crate) struct ImageOptions {
     pub(crate) compression: CompressionOptions,
     pub(crate) force: bool,
+    /// New layers (with `force` all) can be read piece by piece.
+    pub(crate) estargz: bool,
     pub(crate) oci_types: bool,
     pub(crate) names: Vec<String>,
     pub(crate) annotations: Annotations,
@@ -101,15 +103,12 @@ pub(crate) struct ImageOptions {
 impl ImageOptions {
     /// `inline_default`: whether attestations for images only are for this output.
     pub(crate) fn take(attrs: &mut Attrs, inline_default: bool) -> Result<Self> {
-        let kind = match attrs.take("compression") {
+        let compression = attrs.take("compression");
+        let estargz = compression.as_deref() == Some("estargz");
+        let kind = match compression.filter(|_| !estargz) {
             None => None,
             Some(text) => match Compression::parse(&text) {
                 Some(kind) => Some(kind),
-                None if text == "estargz" => {
-                    attrs.left.insert("compression".into(), text);
-                    attrs.refuse("compression")?;
-                    None
-                }
                 None => return Err(ExportError::Result(format!("unsupported compression type {text}"))),
             },
         };
@@ -138,6 +137,7 @@ impl ImageOptions {
         Ok(Self {
             compression,
             force,
+            estargz,
             oci_types: types.unwrap_or(true),
             attestations: AttestationForm {
                 artifact: artifact.unwrap_or(true),
@@ -170,7 +170,6 @@ mod tests {
         for pairs in [
             &[("compresion", "zstd")][..],
             &[("compression", "lzma")],
-            &[("compression", "estargz")],
             &[("compression-level", "much")],
             &[("rewrite-timestamp", "maybe")],
             &[("source-date-epoch", "yesterday")],

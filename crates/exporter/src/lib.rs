@@ -13,6 +13,7 @@ mod attest;
 mod attrs;
 mod config;
 mod error;
+mod estargz;
 mod files;
 mod history;
 mod image;

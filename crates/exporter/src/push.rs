@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use rbuild_oci::{Descriptor, ImageRef, media};
-use rbuild_registry::{Reference, RepoOptions, Repository};
+use rbuild_registry::{MountFrom, Reference, RepoOptions, Repository};
 use rbuild_store::Ref;
 
 use crate::assemble::Assembled;
@@ -13,6 +13,8 @@ use crate::{ExportError, Result};
 
 /// Blobs on their way at once, as upstream has it for layers.
 const PARALLEL: usize = 4;
+/// Repositories that are asked for each layer; a build on more bases sends what the first ones do not have.
+const MAX_MOUNTS: usize = 8;
 /// Largest manifest that is read into memory.
 const MAX_MANIFEST: u64 = 8 << 20;
 
@@ -81,7 +83,7 @@ async fn push_blob(
 ) -> Result<()> {
     // What is in the store is pushed straight away: the push itself asks whether the registry has it.
     if let (Some(reference), false) = (reference, is_local) {
-        if repository.has_blob(&blob).await? {
+        if repository.has_blob(&blob).await? || repository.mount_blob(&blob, &mounts(request)).await? {
             return Ok(());
         }
         let parts = image.images.iter().flat_map(|part| &part.layers);
@@ -93,9 +95,14 @@ async fn push_blob(
     let total = blob.size;
     let counter = status.clone();
     let progress = Arc::new(move |bytes| counter.set(bytes, total));
-    repository.push_blob(&blob, daemon.store.content(), &[], Some(progress)).await?;
+    repository.push_blob(&blob, daemon.store.content(), &mounts(request), Some(progress)).await?;
     status.done();
     Ok(())
+}
+
+/// Repositories that may have the layers of base images already.
+fn mounts(request: &ExportRequest) -> Vec<MountFrom> {
+    request.bases.iter().take(MAX_MOUNTS).cloned().map(MountFrom).collect()
 }
 
 async fn push_manifest(

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rbuild_oci::Platform;
+use rbuild_oci::{ImageRef, Platform};
 use rbuild_progress::Reporter;
 use rbuild_registry::{Credentials, Registry};
 use rbuild_session::{SessionGroup, SessionManager};
@@ -47,6 +47,8 @@ pub struct ExportRequest {
     pub index: usize,
     /// `SOURCE_DATE_EPOCH` of the build, seconds since 1970.
     pub epoch: Option<i64>,
+    /// Images that the result was made from: registries have their layers.
+    pub bases: Vec<ImageRef>,
     /// Cache that travels in the config of images.
     pub inline_cache: Option<Arc<dyn InlineCache>>,
 }

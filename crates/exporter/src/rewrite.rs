@@ -1,5 +1,6 @@
-//! Layers with times no later than `SOURCE_DATE_EPOCH`.
+//! Layers in another form than they are kept in: times no later than `SOURCE_DATE_EPOCH`, tables of contents.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use rbuild_oci::layer::{EntryKind, LayerEntry, LayerReader, LayerWriter};
 use rbuild_oci::{CompressionOptions, Descriptor, ImageConfig, compressor, decompress, format_time, media};
 use rbuild_store::{LayerBlob, Lease, Store};
 
+use crate::estargz::{self, TOC_DIGEST, UNCOMPRESSED_SIZE};
 use crate::request::{ExportRef, ExportRequest};
 use crate::{ExportError, Result};
 
@@ -18,28 +20,60 @@ pub(crate) const REWRITTEN: &str = "buildkit/rewritten-timestamp";
 const BUFFER: usize = 256 << 10;
 const NANOS: i64 = 1_000_000_000;
 
-/// Replaces the layers of `part`, but those of its base image, by ones with times cut at `epoch`.
+/// What becomes of layers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rewriting<'a> {
+    pub(crate) compression: &'a CompressionOptions,
+    /// Times in new layers are cut at it.
+    pub(crate) epoch: Option<i64>,
+    /// They can be read piece by piece.
+    pub(crate) estargz: bool,
+    /// Those of the base image, too.
+    pub(crate) force: bool,
+}
+
+/// How one layer is packed.
+#[derive(Debug, Clone, Copy)]
+struct Packing {
+    compression: CompressionOptions,
+    epoch: Option<i64>,
+    estargz: bool,
+}
+
+/// Replaces the layers of `part`. Times in those of its base image are its maker's, and stay.
 pub(crate) async fn rewrite(
     store: &Store,
     request: &ExportRequest,
     part: &ExportRef,
     layers: &mut [LayerBlob],
-    how: (&CompressionOptions, i64),
+    how: Rewriting<'_>,
     lease: &Lease,
 ) -> Result<()> {
     let Some(reference) = &part.reference else { return Ok(()) };
-    let (options, epoch) = how;
     let kept = inherited(part.base.as_deref(), layers);
-    let status = request.reporter.status(&shown(epoch), "");
-    for layer in &mut layers[kept..] {
+    let shown = how.epoch.map_or_else(|| "converting layers to estargz".to_owned(), shown);
+    let status = request.reporter.status(&shown, "");
+    for (position, layer) in layers.iter_mut().enumerate() {
+        let is_new = position >= kept;
+        let packing = Packing {
+            compression: *how.compression,
+            epoch: how.epoch.filter(|_| is_new),
+            estargz: how.estargz && (is_new || how.force),
+        };
+        if packing.epoch.is_none() && !packing.estargz {
+            continue;
+        }
         reference.fetch_blob(layer, None).await?;
         lease.blob(layer.desc.digest);
-        let (store, old, options) = (store.clone(), layer.desc.digest, *options);
-        let made = tokio::task::spawn_blocking(move || repack(&store, &old, &options, epoch));
+        let (store, old) = (store.clone(), layer.desc.digest);
+        let made = tokio::task::spawn_blocking(move || repack(&store, &old, packing));
         let (descriptor, diff_id) =
             made.await.map_err(|error| ExportError::Internal(error.to_string()))??;
         lease.blob(descriptor.digest);
-        layer.desc = descriptor.with_annotation(REWRITTEN, epoch.to_string());
+        layer.desc = match packing.epoch {
+            Some(epoch) => descriptor.with_annotation(REWRITTEN, epoch.to_string()),
+            None => descriptor,
+        };
         layer.diff_id = diff_id;
         layer.is_local = true;
     }
@@ -96,31 +130,52 @@ impl<W: Write> Write for Hashing<W> {
 }
 
 /// Makes the new blob; gives its descriptor and the digest of its archive.
-fn repack(
-    store: &Store,
-    old: &Digest,
-    options: &CompressionOptions,
-    epoch: i64,
-) -> Result<(Descriptor, Digest)> {
+fn repack(store: &Store, old: &Digest, packing: Packing) -> Result<(Descriptor, Digest)> {
     let content = store.content();
     let blob = content.open_blob(old).map_err(content_error)?;
     let target =
         content.ingest(&format!("rewrite-{}-{}", old.hex(), random_id()), None).map_err(content_error)?;
     let shared = Shared(Arc::new(Mutex::new(Some(target))));
-    let written = pack(blob, Shared(shared.0.clone()), options, epoch);
+    let written = packed(blob, Shared(shared.0.clone()), packing);
     let Some(target) = shared.0.lock().take() else {
         return Err(ExportError::Internal("the new layer is gone".into()));
     };
     match written {
-        Ok(diff_id) => {
+        Ok((diff_id, annotations)) => {
             let (digest, size) = target.commit().map_err(content_error)?;
-            Ok((Descriptor::new(media::layer_type(options.kind, true), digest, size), diff_id))
+            let kind = packing.compression.kind;
+            let mut descriptor = Descriptor::new(media::layer_type(kind, true), digest, size);
+            descriptor.annotations = annotations;
+            Ok((descriptor, diff_id))
         }
         Err(error) => {
             target.abort();
             Err(ExportError::io(format!("rewriting layer {old}"))(error))
         }
     }
+}
+
+type Packed = (Digest, BTreeMap<String, String>);
+
+/// Gives the digest of the new archive, and annotations of the layer.
+fn packed(
+    blob: impl Read + Send + 'static,
+    target: impl Write + Send + 'static,
+    packing: Packing,
+) -> io::Result<Packed> {
+    let Packing { compression, epoch, estargz: false } = packing else {
+        let plain = decompress(Box::new(BufReader::with_capacity(BUFFER, blob)))?;
+        let target = BufWriter::with_capacity(BUFFER, target);
+        let latest = packing.epoch.map(|epoch| epoch.saturating_mul(NANOS));
+        let written = estargz::convert(plain, target, packing.compression.level, latest)?;
+        let annotations = [
+            (TOC_DIGEST.to_owned(), written.toc_digest.to_string()),
+            (UNCOMPRESSED_SIZE.to_owned(), written.uncompressed_size.to_string()),
+        ];
+        return Ok((written.diff_id, annotations.into()));
+    };
+    let diff_id = pack(blob, target, &compression, epoch.unwrap_or(i64::MAX))?;
+    Ok((diff_id, BTreeMap::new()))
 }
 
 fn pack(

@@ -45,11 +45,22 @@ pub struct FrontendResult {
     pub refs: ResultRefs,
     /// `containerimage.config`, `refs.platforms`, `result.json`…
     pub metadata: BTreeMap<String, Vec<u8>>,
+    /// What lists of packages are to tell of besides the result, by the result's name (empty: the one without).
+    pub scans: BTreeMap<String, Vec<ScanTarget>>,
+}
+
+/// Files that are no part of a result but of what it was made from.
+#[derive(Debug, Clone)]
+pub struct ScanTarget {
+    /// What scanners call it: `sbom-context`, `sbom-<stage>`.
+    pub name: String,
+    /// What yields the files.
+    pub definition: Definition,
 }
 
 impl FrontendResult {
     /// A result with one reference and no metadata.
     pub fn single(reference: Option<Arc<dyn BridgeRef>>) -> Self {
-        Self { refs: ResultRefs::Single(reference), metadata: BTreeMap::new() }
+        Self { refs: ResultRefs::Single(reference), metadata: BTreeMap::new(), scans: BTreeMap::new() }
     }
 }

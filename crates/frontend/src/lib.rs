@@ -22,6 +22,6 @@ pub use bridge::{
 pub use container::{BridgeContainer, ContainerProcess, ContainerRequest};
 pub use error::{BuildError, Detail, ErrorCode, FailedStep};
 pub use fault::Fault;
-pub use frontend::{Frontend, FrontendRequest, FrontendResult, ResultRefs};
+pub use frontend::{Frontend, FrontendRequest, FrontendResult, ResultRefs, ScanTarget};
 pub use process::FrontendProcess;
 pub use subrequest::Subrequest;

@@ -193,7 +193,7 @@ pub(crate) fn result_from_wire(
             named(map.refs.into_iter().map(|(name, reference)| (name, reference.id)).collect())?
         }
     };
-    Ok(FrontendResult { refs, metadata: wire.metadata })
+    Ok(FrontendResult { refs, metadata: wire.metadata, scans: BTreeMap::new() })
 }
 
 pub(crate) fn warning(wire: wire::WarnRequest) -> Result<Warning, BuildError> {

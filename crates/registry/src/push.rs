@@ -128,15 +128,10 @@ impl Repository {
         if self.has_blob(desc).await? {
             return Ok(false);
         }
-        let endpoint = self.push_endpoint().await?;
-        for MountFrom(from) in mounts {
-            if from.domain() == self.name().domain()
-                && from.path() != self.path()
-                && self.mount(desc, from).await?
-            {
-                return Ok(false);
-            }
+        if self.mount_blob(desc, mounts).await? {
+            return Ok(false);
         }
+        let endpoint = self.push_endpoint().await?;
         let mut upload = Upload {
             repository: self,
             endpoint,
@@ -148,6 +143,19 @@ impl Repository {
         };
         upload.run().await?;
         Ok(true)
+    }
+
+    /// Has the registry take a blob from one of these repositories, if one is of this registry and has it.
+    pub async fn mount_blob(&self, desc: &Descriptor, mounts: &[MountFrom]) -> Result<bool, RegistryError> {
+        for MountFrom(from) in mounts {
+            if from.domain() == self.name().domain()
+                && from.path() != self.path()
+                && self.mount(desc, from).await?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Asks the registry to take a blob from another of its repositories. False: it does not.

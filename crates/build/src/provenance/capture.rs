@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use parking_lot::Mutex;
 use rbuild_digest::Digest;
-use rbuild_frontend::{FrontendResult, ResultRefs, SharedRef};
+use rbuild_frontend::{FrontendResult, ResultRefs, ScanTarget, SharedRef};
 use rbuild_llb::Definition;
 
 /// What a build's frontends did, as far as provenance tells it: which of them ran, and what they read on the way.
@@ -24,6 +24,15 @@ pub(crate) struct FrontendRun {
     pub(crate) frontend: String,
     pub(crate) options: BTreeMap<String, String>,
     results: HashSet<Digest>,
+    /// What lists of packages tell of besides, by result.
+    scans: HashMap<Digest, Vec<ScanTarget>>,
+}
+
+impl FrontendRun {
+    /// What lists of packages tell of besides the result of that definition.
+    pub(crate) fn scans(&self, head: &Digest) -> Vec<ScanTarget> {
+        self.scans.get(head).cloned().unwrap_or_default()
+    }
 }
 
 /// What tells definitions apart; `None` for scratch. The terminal names all that the definition yields.
@@ -51,7 +60,15 @@ impl Capture {
     pub(crate) fn ran(&self, frontend: &str, options: &BTreeMap<String, String>, result: &FrontendResult) {
         let results =
             refs_of(result).into_iter().filter_map(|reference| head_of(&reference.definition())).collect();
-        let run = FrontendRun { frontend: frontend.to_owned(), options: options.clone(), results };
+        let scans = result.scans.iter().filter_map(|(name, scans)| {
+            let reference = match &result.refs {
+                ResultRefs::Single(reference) => reference.as_ref(),
+                ResultRefs::Named(refs) => refs.get(name).and_then(Option::as_ref),
+            };
+            Some((head_of(&reference?.definition())?, scans.clone()))
+        });
+        let (frontend, options, scans) = (frontend.to_owned(), options.clone(), scans.collect());
+        let run = FrontendRun { frontend, options, results, scans };
         self.state.lock().ran.push(run);
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Inputs {
     ssh: BTreeMap<String, bool>,
     locals: BTreeSet<String>,
     has_network: bool,
+    /// By repository.
+    images: BTreeMap<String, ImageRef>,
 }
 
 impl Inputs {
@@ -57,6 +59,11 @@ impl Inputs {
 
     pub(crate) fn materials(&self) -> Vec<Material> {
         self.materials.values().cloned().collect()
+    }
+
+    /// Images of registries, one of each repository.
+    pub(crate) fn images(&self) -> impl Iterator<Item = &ImageRef> {
+        self.images.values()
     }
 
     pub(crate) fn secrets(&self) -> Vec<Asked> {
@@ -154,6 +161,9 @@ impl Inputs {
             Some(digest) => Some(digest),
             None => resolve(context, vertex, source).await?.image.map(|image| image.digest),
         };
+        if scheme == "docker-image" {
+            self.images.entry(name.repository()).or_insert_with(|| name.clone());
+        }
         let (rank, kind) = if scheme == "oci-layout" { (1, "oci") } else { (0, "docker") };
         let platform = vertex.op.platform.as_ref();
         if let Some(digest) = digest {

@@ -19,6 +19,7 @@ use rbuild_digest::Digest;
 use rbuild_exporter::{Attestation, ExportRef, Predicate};
 use rbuild_frontend::{BuildError, ErrorCode, FrontendResult, ResultRefs};
 use rbuild_llb::{Definition, Graph, Steps};
+use rbuild_oci::ImageRef;
 use rbuild_store::RefId;
 use serde_json::value::RawValue;
 
@@ -26,10 +27,12 @@ use crate::bridge::BuildContext;
 use crate::history::now_ms;
 use crate::redact::without_password;
 use crate::request::{BuildRequest, What};
+use crate::sbom::Scanner;
 
 pub(crate) use capture::{Capture, refs_of};
 use capture::{FrontendRun, head_of};
 use inputs::Inputs;
+pub(crate) use options::Fields;
 use options::ProvenanceOptions;
 use predicate::{ConfigSource, Facts, Local, Provenance, Request, Root};
 
@@ -52,10 +55,30 @@ pub struct RecordedAttestation {
     pub predicate: Bytes,
 }
 
+/// What was found out about a build's results.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    /// For the history.
+    pub(crate) recorded: Vec<RecordedAttestation>,
+    /// Images that they were made from, one of each repository.
+    pub(crate) bases: Vec<ImageRef>,
+}
+
+impl Told {
+    fn add_bases(&mut self, inputs: &Inputs) {
+        for image in inputs.images() {
+            if self.bases.iter().all(|known| known.repository() != image.repository()) {
+                self.bases.push(image.clone());
+            }
+        }
+    }
+}
+
 /// Knows what a request wants to be told.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     wanted: Option<ProvenanceOptions>,
+    scanner: Option<Scanner>,
     frontend: String,
     options: BTreeMap<String, String>,
     invocation: String,
@@ -67,17 +90,13 @@ impl Recorder {
     pub(crate) fn open(request: &BuildRequest) -> Result<Self, BuildError> {
         let options = request.what.options().cloned().unwrap_or_default();
         options::check_kinds(&options)?;
-        if options.contains_key("attest:sbom") {
-            return Err(BuildError::unimplemented(
-                "lists of packages (attest:sbom) are not made by rbuildd yet",
-            ));
-        }
         let frontend = match &request.what {
             What::Frontend { name, .. } => name.clone(),
             What::Definition(_) | What::Client { .. } => String::new(),
         };
         Ok(Self {
             wanted: ProvenanceOptions::parse(&options)?,
+            scanner: Scanner::parse(&options)?,
             frontend,
             options,
             invocation: request.id.clone(),
@@ -85,31 +104,44 @@ impl Recorder {
         })
     }
 
-    /// Adds to each part of the result what is to be told of it; gives what the history keeps.
+    /// Adds to each part of the result what is to be told of it.
     pub(crate) async fn attest(
         &self,
-        context: &BuildContext,
+        context: &Arc<BuildContext>,
         result: &FrontendResult,
         parts: &mut [ExportRef],
-    ) -> Result<Vec<RecordedAttestation>, BuildError> {
+    ) -> Result<Told, BuildError> {
         let definitions: Vec<_> = parts.iter().map(|part| definition_of(result, part)).collect();
         let heads: HashSet<Digest> = definitions.iter().flatten().filter_map(head_of).collect();
         let mut read = Inputs::default();
         for definition in context.capture.read_besides(&heads) {
             read.add_graph(context, &used(context, definition).await?.1).await?;
         }
-        let mut recorded = Vec::new();
+        let mut told = Told::default();
         for (part, definition) in parts.iter_mut().zip(definitions) {
             let (Some(definition), true) = (definition, part.reference.is_some()) else { continue };
-            let run = head_of(&definition).and_then(|head| context.capture.run_of(&head));
+            let head = head_of(&definition);
+            let run = head.and_then(|head| context.capture.run_of(&head));
+            let mut inputs = read.clone();
+            if let Some(scanner) = &self.scanner {
+                let scans = match (&run, head) {
+                    (Some(run), Some(head)) => run.scans(&head),
+                    _ => {
+                        result.scans.get(part.id.as_deref().unwrap_or_default()).cloned().unwrap_or_default()
+                    }
+                };
+                let scanned = scanner.scan(context, part.platform.as_ref(), &definition, &scans).await?;
+                part.attestations.extend(scanned.attestations);
+                inputs.add_graph(context, &used(context, scanned.definition).await?.1).await?;
+            }
             let (definition, graph) = used(context, definition).await?;
             if self.wanted.is_none() && graph.len() > MAX_TOLD {
                 continue;
             }
-            let mut inputs = read.clone();
             inputs.add_graph(context, &graph).await?;
+            told.add_bases(&inputs);
             let facts = self.facts(context, run, (&definition, &graph), inputs)?;
-            recorded.push(record(part.id.clone(), &facts)?);
+            told.recorded.push(record(part.id.clone(), &facts)?);
             if let Some(options) = self.wanted.clone() {
                 let facts = if options.max { facts } else { facts.reduced() };
                 part.attestations.push(Attestation {
@@ -121,7 +153,7 @@ impl Recorder {
                 });
             }
         }
-        Ok(recorded)
+        Ok(told)
     }
 
     /// Everything about one part.

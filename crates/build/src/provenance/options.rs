@@ -126,7 +126,7 @@ impl Fields {
         let mut pairs = Vec::new();
         for field in fields.into_iter().filter(|field| !field.is_empty()) {
             match (field.split_once('='), field.as_str()) {
-                (Some((name, value)), _) => pairs.push((name.trim().to_lowercase(), value.to_owned())),
+                (Some((name, value)), _) => pairs.push((name.trim().to_owned(), value.to_owned())),
                 (None, "true") => {}
                 (None, "false") => pairs.push(("disabled".into(), "true".into())),
                 (None, other) => {

@@ -16,7 +16,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::future::{try_join, try_join_all};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use rbuild_frontend::{Bridge, BuildError, Detail, ErrorCode, Frontend, FrontendRequest, FrontendResult};
+use rbuild_frontend::{
+    Bridge, BuildError, Detail, ErrorCode, Frontend, FrontendRequest, FrontendResult, ScanTarget,
+};
 use rbuild_llb::Definition;
 use rbuild_oci::Platform;
 
@@ -99,6 +101,13 @@ struct Shared {
     ignore: Option<Vec<String>>,
 }
 
+/// What one platform's part of a request became.
+struct Compiled {
+    lowered: LoweredStage,
+    definition: Definition,
+    scans: Vec<ScanTarget>,
+}
+
 impl Request {
     /// What is to be checked. Errors: nobody can tell from what is written.
     fn linter(&self) -> Result<Linter, BuildError> {
@@ -138,16 +147,16 @@ impl Shared {
         warn(&*self.bridge, &self.source, &self.lint).await?;
         let finished =
             compiled?.into_iter().zip(&self.build.platforms).map(|(lowered, options)| async move {
-                let (lowered, definition) = lowered;
+                let Compiled { lowered, definition, scans } = lowered;
                 let reference = result::solve(&*self.bridge, definition).await?;
                 let platform = options.target_platform.clone();
-                Ok::<_, BuildError>(result::Platformed { platform, lowered, reference })
+                Ok::<_, BuildError>(result::Platformed { platform, lowered, reference, scans })
             });
         result::assemble(try_join_all(finished).await?, &self.build)
     }
 
     /// Compiles all platforms; the file is checked for the first one.
-    async fn compile(&self) -> Result<Vec<(LoweredStage, Definition)>, BuildError> {
+    async fn compile(&self) -> Result<Vec<Compiled>, BuildError> {
         let silent = Linter::off();
         let lint = |index| if index == 0 { &self.lint } else { &silent };
         let platforms = self.build.platforms.iter().enumerate();
@@ -206,13 +215,14 @@ impl Shared {
         options: &CompileOptions,
         context: &BuildContext,
         lint: &Linter,
-    ) -> Result<(LoweredStage, Definition), BuildError> {
+    ) -> Result<Compiled, BuildError> {
         let (source, options, context) = (self.source.clone(), options.clone(), context.clone());
         let lint = lint.clone();
         let lowered = off_runtime(move || {
             let lowered = lower(&plan, &source, &options, &context, &lint)?;
             let definition = result::definition(&lowered, &options)?;
-            Ok((lowered, definition))
+            let scans = result::scans(&lowered, &options)?;
+            Ok(Compiled { lowered, definition, scans })
         });
         lowered.await?.map_err(|e| self.located(e))
     }

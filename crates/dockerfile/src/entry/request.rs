@@ -197,6 +197,7 @@ fn compile_options(options: &Options, daemon: &[Platform]) -> Result<CompileOpti
         linux_resources: linux_resources(options)?,
         no_cache: no_cache(options),
         source_date_epoch,
+        scans: options.contains_key("attest:sbom"),
         build_args,
     })
 }

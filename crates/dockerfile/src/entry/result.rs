@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
 
-use rbuild_frontend::{Bridge, BuildError, ErrorCode, FrontendResult, ResultRefs, SharedRef, SolveRequest};
-use rbuild_llb::{Definition, MarshalOptions};
+use rbuild_frontend::{
+    Bridge, BuildError, ErrorCode, FrontendResult, ResultRefs, ScanTarget, SharedRef, SolveRequest,
+};
+use rbuild_llb::{Definition, MarshalOptions, State};
 use rbuild_oci::Platform;
 use serde_json::json;
 
@@ -14,6 +16,7 @@ pub(super) struct Platformed {
     pub(super) platform: Platform,
     pub(super) lowered: LoweredStage,
     pub(super) reference: Option<SharedRef>,
+    pub(super) scans: Vec<ScanTarget>,
 }
 
 /// The definition of a lowered target.
@@ -21,8 +24,23 @@ pub(super) fn definition(
     lowered: &LoweredStage,
     options: &CompileOptions,
 ) -> Result<Definition, CompileError> {
+    marshal(&lowered.state, options)
+}
+
+fn marshal(state: &State, options: &CompileOptions) -> Result<Definition, CompileError> {
     let marshal = MarshalOptions { platform: options.target_platform.clone(), ..MarshalOptions::default() };
-    lowered.state.marshal(&marshal).map_err(|error| CompileError::new(error.to_string()))
+    state.marshal(&marshal).map_err(|error| CompileError::new(error.to_string()))
+}
+
+/// The definitions of what lists of packages tell of besides the target.
+pub(super) fn scans(
+    lowered: &LoweredStage,
+    options: &CompileOptions,
+) -> Result<Vec<ScanTarget>, CompileError> {
+    let target = |(name, state): &(String, State)| {
+        Ok(ScanTarget { name: name.clone(), definition: marshal(state, options)? })
+    };
+    lowered.scans.iter().map(target).collect()
 }
 
 /// Hands a definition to the daemon.
@@ -48,6 +66,7 @@ pub(super) fn assemble(parts: Vec<Platformed>, build: &BuildRequest) -> Result<F
     let mut named = BTreeMap::new();
     let mut single = None;
     let mut platforms = Vec::new();
+    let mut scans = BTreeMap::new();
     for part in parts {
         let id = part.platform.to_string();
         let suffix = if build.multi_platform { format!("/{id}") } else { String::new() };
@@ -58,6 +77,10 @@ pub(super) fn assemble(parts: Vec<Platformed>, build: &BuildRequest) -> Result<F
         let platform = serde_json::to_value(&part.platform)
             .map_err(|error| BuildError::new(ErrorCode::Internal, error.to_string()))?;
         platforms.push(json!({ "ID": id, "Platform": platform }));
+        if !part.scans.is_empty() {
+            let name = if build.multi_platform { id.clone() } else { String::new() };
+            scans.insert(name, part.scans);
+        }
         if build.multi_platform {
             named.insert(id, part.reference);
         } else {
@@ -69,5 +92,5 @@ pub(super) fn assemble(parts: Vec<Platformed>, build: &BuildRequest) -> Result<F
         metadata.insert("source.date.epoch".to_owned(), epoch.to_string().into_bytes());
     }
     let refs = if build.multi_platform { ResultRefs::Named(named) } else { ResultRefs::Single(single) };
-    Ok(FrontendResult { refs, metadata })
+    Ok(FrontendResult { refs, metadata, scans })
 }

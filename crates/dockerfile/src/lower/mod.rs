@@ -10,6 +10,7 @@ mod network;
 mod outline;
 mod paths;
 mod run;
+mod scan;
 mod stage;
 
 use std::collections::BTreeSet;
@@ -36,6 +37,8 @@ pub(crate) struct LoweredStage {
     pub(crate) image: ImageConfig,
     /// The config of the image that the target starts from, through its stages.
     pub(crate) base: Option<ImageConfig>,
+    /// What lists of packages tell of besides the target.
+    pub(crate) scans: Vec<(String, State)>,
 }
 
 /// What all stages share while they are lowered.
@@ -72,6 +75,10 @@ pub(crate) fn lower(
     let mut first = Lowering::new(plan, source, options, context.placeholder(), lint);
     first.ignored = ignored(context)?;
     first.run(&order)?;
+    if first.scans_context() {
+        // All of it is looked at.
+        first.used.insert("/".to_owned());
+    }
     if first.used.is_empty() || !context.depends_on_paths() {
         return first.finish();
     }
@@ -137,12 +144,13 @@ impl<'a> Lowering<'a> {
     }
 
     fn finish(mut self) -> Result<LoweredStage, CompileError> {
+        let scans = self.scans();
         let built = self.built[self.plan.target].take();
         let Some(mut built) = built else { return Err(CompileError::new("the target stage was not built")) };
         for (name, value) in &self.options.labels {
             built.image.config.labels.insert(name.clone(), value.clone());
         }
-        Ok(LoweredStage { state: built.state, image: built.image, base: built.base })
+        Ok(LoweredStage { state: built.state, image: built.image, base: built.base, scans })
     }
 
     /// Counts what an instruction makes of the file's values beside expanding them.

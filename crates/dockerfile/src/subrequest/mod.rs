@@ -30,7 +30,7 @@ fn answer<T: serde::Serialize>(value: &T, text: String) -> Result<FrontendResult
         ("result.txt".to_owned(), text.into_bytes()),
         ("version".to_owned(), VERSION.as_bytes().to_vec()),
     ]);
-    Ok(FrontendResult { refs: ResultRefs::Single(None), metadata })
+    Ok(FrontendResult { refs: ResultRefs::Single(None), metadata, scans: BTreeMap::new() })
 }
 
 fn place(lines: Lines) -> Place {
