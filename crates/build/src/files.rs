@@ -34,17 +34,16 @@ pub(crate) fn store_error(error: &StoreError) -> BuildError {
 fn at(path: &str, verb: &str) -> impl Fn(SysError) -> BuildError {
     let (path, verb) = (path.to_owned(), verb.to_owned());
     move |error| {
-        let error = std::io::Error::from(error);
-        match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                BuildError::new(ErrorCode::NotFound, format!("{verb} {path}: no such file or directory"))
-            }
-            _ => BuildError::new(ErrorCode::Unknown, format!("{verb} {path}: {error}")),
-        }
+        let code = if error.is_not_found() { ErrorCode::NotFound } else { ErrorCode::Unknown };
+        BuildError::new(code, format!("{verb} {path}: {}", error.reason()))
     }
 }
 
 pub(crate) fn read_file(root: &Root, path: &str, range: Option<FileRange>) -> Result<Vec<u8>, BuildError> {
+    let stat = root.stat_follow(path).map_err(at(path, "open"))?;
+    if stat.mode & 0o170_000 != 0o100_000 {
+        return Err(BuildError::new(ErrorCode::Unknown, format!("{path} is not a regular file")));
+    }
     let file = root.open_file(path).map_err(at(path, "open"))?;
     let failed = |error: std::io::Error| BuildError::new(ErrorCode::Unknown, format!("read {path}: {error}"));
     let size = file.metadata().map_err(failed)?.len();
@@ -107,10 +106,10 @@ pub(crate) fn read_dir(root: &Root, path: &str, include: &str) -> Result<Vec<Dir
 }
 
 pub(crate) fn stat_file(root: &Root, path: &str) -> Result<DirEntry, BuildError> {
-    let stat = root.stat(path).map_err(at(path, "lstat"))?;
-    let link = link_name(root, std::path::Path::new(path), &stat)?;
-    let name = path.trim_matches('/').rsplit('/').next().unwrap_or_default();
-    Ok(dir_entry(name.to_owned(), &stat, link))
+    let found = root.resolve(path).map_err(at(path, "lstat"))?;
+    let stat = root.stat(&found).map_err(at(path, "lstat"))?;
+    let name = found.file_name().unwrap_or_default().to_string_lossy();
+    Ok(dir_entry(name.into_owned(), &stat, String::new()))
 }
 
 fn link_name(root: &Root, path: &std::path::Path, stat: &Stat) -> Result<String, BuildError> {
@@ -162,8 +161,11 @@ mod tests {
         assert_eq!(read_file(&root, "f", range(8, 100)).unwrap(), b"89");
         assert_eq!(read_file(&root, "f", range(80, 1)).unwrap(), b"");
         assert_eq!(read_file(&root, "out", None).unwrap_err().code, ErrorCode::NotFound);
-        assert_eq!(stat_file(&root, "out").unwrap().link_name, "/etc/passwd");
+        assert_eq!(stat_file(&root, "out").unwrap_err().code, ErrorCode::NotFound);
+        std::os::unix::fs::symlink("f", dir.path().join("in")).unwrap();
+        let entry = stat_file(&root, "in").unwrap();
+        assert_eq!((entry.path.as_str(), entry.size, entry.link_name.as_str()), ("f", 10, ""));
         let names: Vec<_> = read_dir(&root, "/", "").unwrap().into_iter().map(|entry| entry.path).collect();
-        assert_eq!(names, ["f", "out"]);
+        assert_eq!(names, ["f", "in", "out"]);
     }
 }

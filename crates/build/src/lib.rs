@@ -26,6 +26,7 @@ mod provenance;
 mod redact;
 mod refs;
 mod request;
+mod results;
 mod run;
 mod sbom;
 mod upkeep;

@@ -8,12 +8,11 @@ use rbuild_exporter::{ExportError, ExportErrorKind, ExportRef, ExportRequest, Ex
 use rbuild_frontend::{
     Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, ResultRefs, SharedRef,
 };
-use rbuild_oci::{ImageConfig, ImageRef, Platform};
+use rbuild_oci::ImageRef;
 use rbuild_session::SessionGroup;
 use rbuild_source::{Memo, SessionCredentials};
 use rbuild_store::RefId;
 use rbuild_worker::{Entitlements, Scope, Worker};
-use serde::Deserialize;
 
 use crate::bridge::{BuildBridge, BuildContext};
 use crate::builder::Builder;
@@ -27,6 +26,7 @@ use crate::policy::Policy;
 use crate::provenance::{self, Capture, Recorder};
 use crate::refs::BuildRef;
 use crate::request::{BuildOutcome, BuildRequest, ExporterSpec, What};
+use crate::results::{Requested, results};
 
 /// `SOURCE_DATE_EPOCH` as frontends are given it.
 const EPOCH_OPTION: &str = "build-arg:SOURCE_DATE_EPOCH";
@@ -80,12 +80,14 @@ async fn stages(
     nested.belongs_to(Arc::downgrade(&context));
     let work = async {
         let epoch = epoch(&request.what)?;
+        let requested = Requested::of(&request.what);
         let result = solve(&context, request.what).await?;
         let mut refs = results(&context, &result).await?;
         let mut response = frontend_metadata(&result);
         let mut attestations = Vec::new();
         // The answer to a sub-request is text, not files.
         if !is_answer(&result) {
+            requested.compare(&context, &refs);
             let told = recorder.attest(&context, &result, &mut refs).await?;
             attestations = told.recorded;
             let caches = &context.caches;
@@ -163,6 +165,7 @@ fn export_error(error: &ExportError) -> BuildError {
 
 async fn solve(context: &Arc<BuildContext>, what: What) -> Result<FrontendResult, BuildError> {
     let (frontend, options, inputs): (Arc<dyn Frontend>, _, _) = match what {
+        What::Definition(definition) if definition.is_scratch() => return Ok(FrontendResult::single(None)),
         What::Definition(definition) => {
             let reference: SharedRef = Arc::new(BuildRef::new(context.clone(), definition));
             return Ok(FrontendResult::single(Some(reference)));
@@ -182,67 +185,6 @@ async fn solve(context: &Arc<BuildContext>, what: What) -> Result<FrontendResult
 pub(crate) async fn evaluate(result: &FrontendResult) -> Result<(), BuildError> {
     let refs = provenance::refs_of(result);
     futures::future::try_join_all(refs.into_iter().map(|reference| reference.evaluate())).await.map(drop)
-}
-
-/// `refs.platforms`, as frontends write it.
-#[derive(Debug, Deserialize)]
-struct Platforms {
-    #[serde(rename = "Platforms")]
-    platforms: Vec<NamedPlatform>,
-}
-
-#[derive(Debug, Deserialize)]
-struct NamedPlatform {
-    #[serde(rename = "ID")]
-    id: String,
-    #[serde(rename = "Platform")]
-    platform: Platform,
-}
-
-/// The computed parts of a result, with their configs.
-async fn results(context: &BuildContext, result: &FrontendResult) -> Result<Vec<ExportRef>, BuildError> {
-    let config_of = |key: &str, id: Option<&str>| {
-        let own = id.and_then(|id| result.metadata.get(&format!("{key}/{id}")));
-        own.or_else(|| result.metadata.get(key)).cloned()
-    };
-    let platforms = platforms(result)?;
-    let parts: Vec<(Option<String>, Option<SharedRef>)> = match &result.refs {
-        ResultRefs::Single(reference) => vec![(None, reference.clone())],
-        ResultRefs::Named(refs) => refs.iter().map(|(id, r)| (Some(id.clone()), r.clone())).collect(),
-    };
-    // In the order in which the frontend lists its platforms, which is the order in the index.
-    let position = |id: &Option<String>| platforms.iter().position(|named| Some(&named.id) == id.as_ref());
-    let mut parts = parts;
-    parts.sort_by_key(|(id, _)| position(id));
-    let solve = parts.into_iter().map(|(id, reference)| {
-        let config = config_of("containerimage.config", id.as_deref());
-        let base = config_of("containerimage.base.config", id.as_deref());
-        let named = platforms.iter().find(|named| id.as_ref().is_none_or(|id| *id == named.id));
-        let platform = named.map(|named| named.platform.clone()).or_else(|| platform_of(config.as_deref()));
-        async move {
-            let reference = match reference {
-                // Solved in this job before or not: the job remembers.
-                Some(reference) => context.solve_definition(&reference.definition()).await?,
-                None => None,
-            };
-            let attestations = Vec::new();
-            Ok::<_, BuildError>(ExportRef { id, platform, reference, config, base, attestations })
-        }
-    });
-    futures::future::try_join_all(solve).await
-}
-
-fn platform_of(config: Option<&[u8]>) -> Option<Platform> {
-    let platform = ImageConfig::parse(config?).ok()?.platform;
-    (!platform.os.is_empty()).then_some(platform)
-}
-
-fn platforms(result: &FrontendResult) -> Result<Vec<NamedPlatform>, BuildError> {
-    let Some(text) = result.metadata.get("refs.platforms") else { return Ok(Vec::new()) };
-    let parsed: Result<Platforms, _> = serde_json::from_slice(text);
-    let parsed =
-        parsed.map_err(|error| BuildError::invalid(format!("the frontend's `refs.platforms`: {error}")))?;
-    Ok(parsed.platforms)
 }
 
 /// What a frontend says to the client itself (sub-requests).

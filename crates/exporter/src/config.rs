@@ -23,15 +23,18 @@ pub(crate) struct Parts<'a> {
     pub(crate) inline_cache: Option<(String, String)>,
 }
 
+/// The search path of Linux images, as upstream sets it.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Where upstream keeps cache in an image. That of a base image says nothing about this one's layers.
 const INHERITED_CACHE: &str = "moby.buildkit.cache.v0";
 
-/// The bytes of the config blob. Without a config from a frontend there is one with the platform alone.
+/// The bytes of the config blob. Without a config from a frontend there is a plain one for the platform.
 pub(crate) fn finish(parts: Parts<'_>) -> Result<Vec<u8>> {
     let platform = || parts.platform.cloned().unwrap_or_else(Platform::host);
     let mut image = match parts.given {
         Some(bytes) => parse(bytes, "the frontend's image config")?,
-        None => ImageConfig::new(platform()),
+        None => plain(platform()),
     };
     if image.platform.os.is_empty() || image.platform.architecture.is_empty() {
         image.platform = platform();
@@ -57,6 +60,14 @@ pub(crate) fn finish(parts: Parts<'_>) -> Result<Vec<u8>> {
         image.extra.insert(name, value.into());
     }
     Ok(image.to_sorted_json())
+}
+
+/// What a result without a config becomes: an image in which programs are found.
+fn plain(platform: Platform) -> ImageConfig {
+    let mut image = ImageConfig::new(platform);
+    image.config.env = vec![DEFAULT_PATH.to_owned()];
+    image.config.working_dir = "/".to_owned();
+    image
 }
 
 fn parse(bytes: &[u8], what: &str) -> Result<ImageConfig> {
@@ -86,6 +97,8 @@ mod tests {
         assert_eq!(config.platform.architecture, "arm64");
         assert_eq!(config.created.as_deref(), Some("2023-11-14T22:13:20.5Z"));
         assert_eq!(config.history.len(), 1);
+        assert_eq!(config.config.env, [DEFAULT_PATH]);
+        assert_eq!(config.config.working_dir, "/");
     }
 
     #[test]

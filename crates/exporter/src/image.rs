@@ -55,6 +55,9 @@ impl Exporter for ImageExporter {
         let mut names = Vec::new();
         for text in &self.options.names {
             let name = ImageRef::parse(text).map_err(|error| ExportError::Result(error.to_string()))?;
+            if self.by_digest && !name.is_name_only() {
+                return Err(ExportError::Result(format!("can't push tagged ref {text} by digest")));
+            }
             names.push(if name.is_name_only() && self.by_digest { name } else { name.tag_or_latest() });
         }
         let blobs = image.blobs();

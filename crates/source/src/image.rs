@@ -236,7 +236,15 @@ impl ImageSource {
         let malformed = |reason: String| SourceError::Invalid { identifier: reference.to_string(), reason };
         let config = ImageConfig::parse(&bytes).map_err(|error| malformed(error.to_string()))?;
         let mut layers = layers_of(&manifest, &config).map_err(malformed)?;
-        layers.truncate(limit.unwrap_or(usize::MAX));
+        if let Some(limit) = limit {
+            if limit > layers.len() {
+                let has = layers.len();
+                return Err(malformed(format!(
+                    "layer limit {limit} is greater than the number of layers in the image {has}"
+                )));
+            }
+            layers.truncate(limit);
+        }
         let key = chain_id(&layers).unwrap_or(manifest.config.digest).to_string();
         let alias = manifest_key(root.digest, &platform, limit);
         let provider: Arc<dyn Provider> = match &place {
@@ -283,7 +291,10 @@ impl Source for ImageSource {
         let is_layout = request.scheme() == LAYOUT;
         let limit = match request.attr(if is_layout { "oci.layerlimit" } else { "image.layerlimit" }) {
             None => None,
-            Some(text) => Some(text.parse().map_err(|_| invalid(format!("bad layer limit `{text}`")))?),
+            Some(text) => match text.parse() {
+                Ok(limit) if limit > 0 => Some(limit),
+                _ => return Err(invalid(format!("invalid layer limit {text}: expected a number above 0"))),
+            },
         };
         let status = name.digest().map(|_| request.reporter.status(&format!("resolve {name}"), "resolving"));
         let platform = request.platform.as_ref().map(Platform::to_string).unwrap_or_default();

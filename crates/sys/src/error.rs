@@ -41,6 +41,12 @@ impl SysError {
         self.errno
     }
 
+    /// The error number in words, for sentences that name the call and the path themselves.
+    pub fn reason(&self) -> String {
+        let cause = io::Error::from_raw_os_error(self.errno).to_string();
+        lower_first(cause.split(" (os error").next().unwrap_or(&cause))
+    }
+
     /// The error number as `std` classifies it.
     pub fn kind(&self) -> io::ErrorKind {
         io::Error::from_raw_os_error(self.errno).kind()
@@ -78,9 +84,7 @@ impl fmt::Display for SysError {
         if !self.path.as_os_str().is_empty() {
             write!(f, " {}", self.path.display())?;
         }
-        let cause = io::Error::from_raw_os_error(self.errno).to_string();
-        let cause = cause.split(" (os error").next().unwrap_or(&cause);
-        write!(f, ": {}", lower_first(cause))?;
+        write!(f, ": {}", self.reason())?;
         if !self.detail.is_empty() {
             write!(f, ": {}", self.detail)?;
         }

@@ -58,12 +58,12 @@ fn build_request(control: &ControlService, wire: wire::SolveRequest) -> Result<B
     let inputs = (wire.frontend_inputs.into_iter())
         .map(|(name, def)| Ok((name, definition(def)?)))
         .collect::<Result<BTreeMap<_, _>, BuildError>>()?;
-    let def = wire.definition.filter(|def| !def.def.is_empty());
-    let what = match (wire.frontend.is_empty(), def) {
-        (false, Some(_)) => {
+    // An empty definition is scratch; none at all means that the client drives the build.
+    let what = match (wire.frontend.is_empty(), wire.definition) {
+        (false, Some(def)) if !def.def.is_empty() => {
             return Err(BuildError::invalid("a build has either a definition or a frontend, not both"));
         }
-        (false, None) => What::Frontend { name: wire.frontend, options: wire.frontend_attrs, inputs },
+        (false, _) => What::Frontend { name: wire.frontend, options: wire.frontend_attrs, inputs },
         (true, Some(def)) => What::Definition(definition(def)?),
         (true, None) => What::Client {
             frontend: std::sync::Arc::new(ClientFrontend::new(control.forwarded.clone(), wire.r#ref.clone())),

@@ -11,7 +11,7 @@ const MAX_NAME: usize = 255;
 /// The file's name: `given` by the build, else what the server says, else the last part of the URL's path.
 pub(super) fn file_name(url: &Url, given: Option<&str>, disposition: Option<&str>) -> String {
     let from_url = || {
-        let last = url.path().rsplit('/').next().unwrap_or_default();
+        let last = url.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
         safe(&percent_decode(last))
     };
     given
@@ -96,7 +96,7 @@ mod tests {
     fn names_come_from_the_build_the_server_or_the_url() {
         for (url, given, disposition, expected) in [
             ("http://h/a/b.tar.gz?x=y#z", None, None, "b.tar.gz"),
-            ("http://h/a/", None, None, "download"),
+            ("http://h/a/", None, None, "a"),
             ("http://h", None, None, "download"),
             ("http://h/a%20b", None, None, "a b"),
             ("http://h/a%+fb", None, None, "a%+fb"),

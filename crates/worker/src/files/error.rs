@@ -81,6 +81,16 @@ pub enum FileError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Something could not be made.
+    #[error("{what} {path}: {}", error.reason())]
+    Make {
+        /// mkdir, mkfile, symlink.
+        what: &'static str,
+        /// Where.
+        path: String,
+        /// Why.
+        error: SysError,
+    },
     /// A system call.
     #[error("{0}")]
     Sys(#[from] SysError),
@@ -96,8 +106,8 @@ impl FileError {
     pub(crate) fn kind(&self) -> OpErrorKind {
         match self {
             Self::NotFound { .. } => OpErrorKind::NotFound,
-            Self::Sys(error) if error.is_no_space() => OpErrorKind::NoSpace,
-            Self::Sys(error) if error.is_not_found() => OpErrorKind::NotFound,
+            Self::Sys(error) | Self::Make { error, .. } if error.is_no_space() => OpErrorKind::NoSpace,
+            Self::Sys(error) | Self::Make { error, .. } if error.is_not_found() => OpErrorKind::NotFound,
             Self::Pattern { .. } | Self::Mode { .. } | Self::BadPath { .. } => OpErrorKind::Invalid,
             Self::Cancelled => OpErrorKind::Cancelled,
             _ => OpErrorKind::User,

@@ -64,8 +64,13 @@ pub(crate) fn make_dir(root: &Root, make: &MakeDir<'_>) -> Result<()> {
     match root.mkdir(&path, make.mode & 0o777) {
         Ok(()) => own(root, &path, make.owner, make.mtime_ns),
         Err(error) if error.is_exists() => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(failed("mkdir", &path)(error)),
     }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl Fn(SysError) -> FileError {
+    let path = shown(path);
+    move |error| FileError::Make { what, path: path.clone(), error }
 }
 
 /// Makes a directory and its missing parents, all alike; what is there stays as it is. Answers which it made, outermost
@@ -79,7 +84,7 @@ pub(crate) fn make_dirs(
 ) -> Result<Vec<PathBuf>> {
     let made = root.mkdir_all(path, mode).map_err(|error| match error.is_not_dir() {
         true => FileError::NotDirectory { path: shown(path) },
-        false => FileError::Sys(error),
+        false => failed("mkdir", path)(error),
     })?;
     // Innermost first, or the times of the outer ones change again.
     for path in made.iter().rev() {
@@ -102,8 +107,10 @@ pub(crate) fn make_file(root: &Root, make: &MakeFile<'_>) -> Result<()> {
         }
         Ok(stat) if stat.is_dir() => return Err(FileError::ReplacesDirectory { path: shown(&path) }),
         Ok(_) => return Err(FileError::NotRegular { path: shown(&path) }),
-        Err(error) if error.is_not_found() => root.create_file(&path, mode, true)?,
-        Err(error) => return Err(error.into()),
+        Err(error) if error.is_not_found() => {
+            root.create_file(&path, mode, true).map_err(failed("mkfile", &path))?
+        }
+        Err(error) => return Err(failed("mkfile", &path)(error)),
     };
     file.write_all(make.data).map_err(|error| io("write", &path, &error))?;
     drop(file);
@@ -119,7 +126,7 @@ pub(crate) fn make_link(root: &Root, make: &MakeLink<'_>) -> Result<()> {
         let reason = "a link's target is empty or holds a NUL byte";
         return Err(FileError::BadPath { path: make.target.chars().take(80).collect(), reason });
     }
-    root.symlink(make.target, &path)?;
+    root.symlink(make.target, &path).map_err(failed("symlink", &path))?;
     own(root, &path, make.owner, make.mtime_ns)
 }
 

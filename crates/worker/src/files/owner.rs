@@ -14,38 +14,37 @@ pub(crate) struct Owner {
     pub(crate) gid: u32,
 }
 
-/// Uid and primary gid of a user in `/etc/passwd` below `root`.
-pub(crate) fn find_user(root: &Root, name: &str) -> Result<Owner> {
-    let bytes = read(root, "etc/passwd", "user", name)?;
+/// Uid and primary gid of a user in `/etc/passwd` below `root`; nothing if it is not there.
+pub(crate) fn find_user(root: &Root, name: &str) -> Result<Option<Owner>> {
+    let Some(bytes) = read(root, "etc/passwd", "user", name)? else { return Ok(None) };
     let found = entries(&bytes).find_map(|fields| {
         let fields: Vec<&str> = fields.collect();
         let [user, _, uid, gid, ..] = fields.as_slice() else { return None };
         (*user == name).then(|| Some(Owner { uid: uid.parse().ok()?, gid: gid.parse().ok()? }))?
     });
-    found.ok_or_else(|| missing("user", name, "no matching entries in passwd file"))
+    Ok(found)
 }
 
-/// Gid of a group in `/etc/group` below `root`.
-pub(crate) fn find_group(root: &Root, name: &str) -> Result<u32> {
-    let bytes = read(root, "etc/group", "group", name)?;
+/// Gid of a group in `/etc/group` below `root`; nothing if it is not there.
+pub(crate) fn find_group(root: &Root, name: &str) -> Result<Option<u32>> {
+    let Some(bytes) = read(root, "etc/group", "group", name)? else { return Ok(None) };
     let found = entries(&bytes).find_map(|fields| {
         let fields: Vec<&str> = fields.collect();
         let [group, _, gid, ..] = fields.as_slice() else { return None };
         (*group == name).then(|| gid.parse().ok())?
     });
-    found.ok_or_else(|| missing("group", name, "no matching entries in group file"))
+    Ok(found)
 }
 
-/// Regular files only: nothing else is opened.
-fn read(root: &Root, path: &str, what: &'static str, name: &str) -> Result<String> {
+/// Regular files only: nothing else is opened. No file is a file without entries.
+fn read(root: &Root, path: &str, what: &'static str, name: &str) -> Result<Option<String>> {
     match root.read_limited(path, FILE_MAX) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) => Err(missing(what, name, &error.to_string())),
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => {
+            Err(FileError::Owner { what, name: name.chars().take(80).collect(), reason: error.to_string() })
+        }
     }
-}
-
-fn missing(what: &'static str, name: &str, reason: &str) -> FileError {
-    FileError::Owner { what, name: name.chars().take(80).collect(), reason: reason.to_owned() }
 }
 
 fn entries(text: &str) -> impl Iterator<Item = impl Iterator<Item = &str>> {
@@ -64,14 +63,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("etc")).unwrap();
         let root = Root::open(dir.path()).unwrap();
-        assert!(find_user(&root, "app").is_err());
+        assert_eq!(find_user(&root, "app").unwrap(), None);
         std::fs::write(dir.path().join("etc/passwd"), "root:x:0:0::/:\n#c\nbad\napp:x:1000:100::/:\n")
             .unwrap();
         std::fs::write(dir.path().join("etc/group"), "users:x:100:\n").unwrap();
-        assert_eq!(find_user(&root, "app").unwrap(), Owner { uid: 1000, gid: 100 });
-        assert_eq!(find_group(&root, "users").unwrap(), 100);
-        let error = find_user(&root, "nobody").unwrap_err();
-        assert_eq!(error.to_string(), "unable to find user nobody: no matching entries in passwd file");
+        assert_eq!(find_user(&root, "app").unwrap(), Some(Owner { uid: 1000, gid: 100 }));
+        assert_eq!(find_group(&root, "users").unwrap(), Some(100));
+        assert_eq!(find_user(&root, "nobody").unwrap(), None);
         root.unlink("etc/group").unwrap();
         root.mknod("etc/group", 0o010_644, 0).unwrap();
         assert!(find_group(&root, "users").is_err());

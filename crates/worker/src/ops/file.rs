@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rbuild_llb::{Chmod, Chown, FileAction, FileActionKind, FileOp, UserRef};
+use rbuild_progress::Warning;
 use rbuild_solver::OpContext;
 use rbuild_store::{MutableRef, NewMutable, Ref, TreeGuard};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ pub(crate) async fn run(
 ) -> Result<Vec<Ref>, OpError> {
     let _permit = op.worker.permits.take(op.claim(cx), cx.cancel()).await?;
     let mut run =
-        Run { op, file, cancel: cx.cancel().clone(), inputs, made: Vec::new(), seen: Arc::default() };
+        Run { op, file, cx, cancel: cx.cancel().clone(), inputs, made: Vec::new(), seen: Arc::default() };
     run.made.resize_with(file.actions.len(), || Made::Nothing);
     for index in 0..file.actions.len() {
         if cx.cancel().is_cancelled() {
@@ -49,6 +50,7 @@ pub(crate) async fn run(
 struct Run<'a> {
     op: &'a LlbOp,
     file: &'a FileOp,
+    cx: &'a OpContext<Scope>,
     cancel: CancellationToken,
     inputs: &'a [Ref],
     made: Vec<Made>,
@@ -63,7 +65,8 @@ impl Run<'_> {
             Some(input) => Some(self.done(input).await?),
             None => None,
         };
-        let names = self.name_sources(&action).await?;
+        let names = Arc::new(self.name_sources(&action).await?);
+        let known = names.clone();
         let mutable = self.writable(index, action.input).await?;
         let from = match &secondary {
             Some(source) => Some(source.tree().await?),
@@ -84,15 +87,28 @@ impl Run<'_> {
             let seen = RefCell::new(std::mem::take(&mut *kept.lock()));
             let share = upper.as_ref().map(|upper| Share { upper, seen: &seen });
             let bounds = Bounds { cancel: &cancel, max_unpacked };
-            let done = perform(&action, &tree, from.as_ref(), &names, share, bounds);
+            let done = perform(&action, &tree, from.as_ref(), &known, share, bounds);
             *kept.lock() = seen.into_inner();
             // The mount has to go before the tree can be committed.
             drop(tree);
             done
         };
         tokio::task::spawn_blocking(work).await??;
+        self.warn_of(&names.unknown.lock());
         self.made[index] = Made::Open(Box::new(mutable));
         Ok(())
+    }
+
+    fn warn_of(&self, unknown: &[String]) {
+        if unknown.is_empty() {
+            return;
+        }
+        for waiter in self.cx.audience().waiters() {
+            let reporter = crate::logs::reporter(&waiter.scope.progress, &waiter.vertex);
+            for short in unknown {
+                reporter.warn(Warning { level: 1, short: short.clone(), ..Warning::default() });
+            }
+        }
     }
 
     /// Something to write to: what an earlier action made, if nobody else needs it, else a new tree upon it.
@@ -147,7 +163,7 @@ impl Run<'_> {
 
     /// Trees in which names of users and groups are looked up.
     async fn name_sources(&mut self, action: &FileAction) -> Result<Names, OpError> {
-        let mut names = Names { trees: Vec::new() };
+        let mut names = Names { trees: Vec::new(), unknown: Mutex::default() };
         for input in named_inputs(action) {
             let source = self.done(input).await?;
             names.trees.push((input, Arc::new(source.tree().await?)));
@@ -190,6 +206,8 @@ fn named_inputs(action: &FileAction) -> impl Iterator<Item = u32> {
 
 struct Names {
     trees: Vec<(u32, Arc<TreeGuard>)>,
+    /// What the build is told about names that are nobody's.
+    unknown: Mutex<Vec<String>>,
 }
 
 impl Names {
@@ -202,23 +220,38 @@ impl Names {
         })
     }
 
-    /// A user without a group brings its own: by name the primary one, by number the same number.
+    /// A user without a group brings its own: by name the primary one, by number the same number. A user whom the
+    /// image does not know is root, and an unknown group is the user's, as upstream has it.
     fn owner(&self, chown: &Chown) -> Result<Owner, FileError> {
         let mut owner = match &chown.user {
             None => Owner::default(),
             Some(UserRef::Id(id)) => Owner { uid: *id, gid: *id },
             // `--chown=:7` names a group only.
             Some(UserRef::Name { name, .. }) if name.is_empty() => Owner::default(),
-            Some(UserRef::Name { name, input }) => find_user(self.tree("user", name, *input)?.root(), name)?,
+            Some(UserRef::Name { name, input }) => {
+                let found = find_user(self.tree("user", name, *input)?.root(), name)?;
+                found.unwrap_or_else(|| {
+                    self.miss("user", name, "/etc/passwd", "root");
+                    Owner::default()
+                })
+            }
         };
         match &chown.group {
             None => {}
             Some(UserRef::Id(id)) => owner.gid = *id,
             Some(UserRef::Name { name, input }) => {
-                owner.gid = find_group(self.tree("group", name, *input)?.root(), name)?;
+                match find_group(self.tree("group", name, *input)?.root(), name)? {
+                    Some(gid) => owner.gid = gid,
+                    None => self.miss("group", name, "/etc/group", "the user's"),
+                }
             }
         }
         Ok(owner)
+    }
+
+    fn miss(&self, what: &str, name: &str, file: &str, instead: &str) {
+        let name: String = name.chars().take(80).collect();
+        self.unknown.lock().push(format!("{what} {name:?} is not in the image's {file}: {instead} is used"));
     }
 
     fn maybe(&self, chown: Option<&Chown>) -> Result<Option<Owner>, FileError> {
