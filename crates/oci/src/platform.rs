@@ -105,6 +105,14 @@ impl Platform {
         Self::new(os, architecture).normalize()
     }
 
+    /// The variants of the host's architecture that its processor runs, lowest first: the levels 2 to 4 of the x86-64
+    /// psABI. Empty elsewhere.
+    pub fn host_variants() -> Vec<Self> {
+        let host = Self::host();
+        let variant = |level: u32| Self { variant: format!("v{level}"), ..host.clone() };
+        (2..=host_level()).map(variant).collect()
+    }
+
     /// Parses a specifier: `os`, `architecture`, `os/architecture` or `os/architecture/variant`, normalised; what
     /// is missing is the host's. An OS version may follow the OS in parentheses.
     ///
@@ -163,6 +171,24 @@ impl Platform {
     pub fn from_parts(os: &str, architecture: &str, variant: &str) -> Self {
         Self { variant: variant.into(), ..Self::new(os, architecture) }.normalize()
     }
+}
+
+/// The level of the x86-64 psABI that the processor has; 1 if there are none.
+#[cfg(target_arch = "x86_64")]
+fn host_level() -> u32 {
+    macro_rules! has {
+        ($($name:tt)*) => { $(std::arch::is_x86_feature_detected!($name))&&* };
+    }
+    // What the kernel needs to boot on such a processor (cmpxchg16b, lahf, osxsave) comes with the others.
+    let second = has!("cmpxchg16b" "popcnt" "sse3" "ssse3" "sse4.1" "sse4.2");
+    let third = second && has!("avx" "avx2" "bmi1" "bmi2" "f16c" "fma" "lzcnt" "movbe");
+    let fourth = third && has!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl");
+    1 + u32::from(second) + u32::from(third) + u32::from(fourth)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn host_level() -> u32 {
+    1
 }
 
 fn split_version(word: &str) -> Option<(&str, &str)> {
@@ -316,6 +342,14 @@ fn version_matches(wanted: &str, offered: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_has_its_own_variants_in_order() {
+        let variants = Platform::host_variants();
+        let names: Vec<_> = variants.iter().map(|platform| platform.variant.as_str()).collect();
+        assert_eq!(names, ["v2", "v3", "v4"][..names.len()]);
+        assert!(variants.iter().all(|platform| platform.architecture == Platform::host().architecture));
+    }
 
     fn text(specifier: &str) -> String {
         Platform::parse(specifier).unwrap().to_string()

@@ -67,7 +67,9 @@ impl Worker {
         let host = Platform::host();
         let emulated = rbuild_exec::emulated(&host.architecture).into_iter();
         let emulated = emulated.map(|architecture| Platform::new("linux", architecture).normalize());
-        let platforms = std::iter::once(host.clone()).chain(emulated).collect();
+        let mut platforms = vec![host];
+        platforms.extend(Platform::host_variants());
+        platforms.extend(emulated);
         Arc::new(Self { options, permits, durations, platforms })
     }
 
