@@ -374,13 +374,20 @@ fn links_are_made_and_followed_where_upstream_does() {
 fn required_paths_have_to_be_there() {
     let trees = Trees::new();
     trees.write("src/a/f", "f");
-    let copy = |path: &str| CopyAction { required_paths: vec![path.into()], ..action("/", "/x/") };
+    let required = |path: &str, patterns: &[&str], action: CopyAction| CopyAction {
+        required_paths: vec![path.into()],
+        include_patterns: patterns.iter().map(|pattern| (*pattern).to_owned()).collect(),
+        ..action
+    };
+    let copy = |path: &str| required(path, &["a"], action("/", "/x/"));
     trees.run(&FileActionKind::Copy(Box::new(copy("a/f"))), None).unwrap();
     assert!(trees.run(&FileActionKind::Copy(Box::new(copy("a/g"))), None).is_err());
     // `COPY --parents /a/./f`: both paths are from the root.
-    let below = |path: &str| CopyAction { required_paths: vec![path.into()], ..action("/a", "/y/") };
+    let below = |path: &str| required(path, &["f"], action("/a", "/y/"));
     trees.run(&FileActionKind::Copy(Box::new(below("/a/f"))), None).unwrap();
     assert!(trees.run(&FileActionKind::Copy(Box::new(below("/f"))), None).is_err());
+    // Without patterns they are not looked at, as upstream has it.
+    trees.run(&FileActionKind::Copy(Box::new(required("a/g", &[], action("/", "/z/")))), None).unwrap();
 }
 
 #[test]
