@@ -44,9 +44,9 @@ impl Connection {
 /// Connects to the daemon that the command line, the environment or the default sockets name. `daemonless`: start
 /// one if there is none.
 pub(crate) async fn connect(args: &ConnectionArgs, daemonless: bool) -> Result<Connection, CommandError> {
-    if let Some(address) = &args.addr {
-        let channel = dial(address, args).await?;
-        return Ok(Connection { channel, is_far: is_far(address), daemon: None });
+    if let Some(address) = args.address() {
+        let channel = dial(&address, args).await?;
+        return Ok(Connection { channel, is_far: is_far(&address), daemon: None });
     }
     for socket in DEFAULT_SOCKETS {
         if UnixStream::connect(socket).await.is_ok() {
@@ -288,7 +288,8 @@ async fn dial_ssh(text: &str) -> Result<Channel, CommandError> {
 
 /// Copies standard input to the default socket and back, for [`dial_ssh`].
 pub(crate) async fn dial_stdio(args: &ConnectionArgs) -> Result<(), CommandError> {
-    let candidates: Vec<&str> = match args.addr.as_deref() {
+    let named = args.address();
+    let candidates: Vec<&str> = match named.as_deref() {
         None => DEFAULT_SOCKETS.to_vec(),
         Some(address) => vec![address.strip_prefix("unix://").ok_or_else(|| {
             CommandError::usage(format!("dial-stdio to `{address}`: expected unix://PATH"))

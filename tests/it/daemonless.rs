@@ -11,7 +11,11 @@ use rbuild_tests::{TestOutput, TestSpace, binary};
 fn client(home: &Path, context: &Path) -> Command {
     let mut command = Command::new(binary("rbuildctl"));
     command.args(["build", "--progress=plain", "."]).current_dir(context);
-    command.env_remove("RBUILD_HOST").env_remove("XDG_STATE_HOME").env("HOME", home);
+    command
+        .env_remove("RBUILD_HOST")
+        .env_remove("BUILDKIT_HOST")
+        .env_remove("XDG_STATE_HOME")
+        .env("HOME", home);
     command.env("TMPDIR", home).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -42,6 +46,19 @@ fn busybox_context(step: &str) -> TestSpace {
     space.write("sh", std::fs::read("/bin/busybox").unwrap());
     space.write("Dockerfile", format!("FROM scratch\nCOPY --chmod=755 sh /bin/sh\nRUN {step}\n"));
     space
+}
+
+#[test]
+fn the_daemon_of_buildctl_is_ours_too_unless_another_is_named() {
+    let home = TestSpace::new();
+    let context = busybox_context("true");
+    let nobody = format!("unix://{}/nobody.sock", home.path().display());
+    let output = client(home.path(), context.path()).env("BUILDKIT_HOST", &nobody).output().unwrap();
+    let output = TestOutput::new("rbuildctl build".into(), &output).failure();
+    assert!(output.all().contains("nobody.sock"), "{}", output.all());
+    let mut other = client(home.path(), context.path());
+    let other = other.env("BUILDKIT_HOST", "unix:///x").env("RBUILD_HOST", &nobody).output().unwrap();
+    assert!(TestOutput::new("rbuildctl build".into(), &other).failure().all().contains("nobody.sock"));
 }
 
 #[test]

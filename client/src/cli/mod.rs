@@ -26,11 +26,20 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl ConnectionArgs {
+    /// The daemon that the command line or the environment names; scripts made for buildctl set `BUILDKIT_HOST`.
+    pub(crate) fn address(&self) -> Option<String> {
+        let of_buildctl = || std::env::var("BUILDKIT_HOST").ok().filter(|address| !address.is_empty());
+        self.addr.clone().or_else(of_buildctl)
+    }
+}
+
 /// How the daemon is reached.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
-    /// Daemon address: unix://PATH, tcp://HOST:PORT or ssh://[USER@]HOST [default: the local sockets]
+    /// Daemon address: unix://PATH, tcp://HOST:PORT or ssh://[USER@]HOST [default: BUILDKIT_HOST, else the local
+    /// sockets]
     #[arg(long, global = true, value_name = "ADDRESS", env = "RBUILD_HOST")]
     pub(crate) addr: Option<String>,
     /// Authority that must have signed the daemon's certificate

@@ -24,8 +24,9 @@ use crate::error::{Result, StoreError};
 pub(crate) const FORMAT: u32 = 1;
 /// Feature flags a reader has to know to read, as a list of words; none yet.
 const FEATURES: &[&str] = &[];
-/// Pages kept in memory. The whole of a usual root; more only saves reads that the page cache serves anyway.
-const CACHE_BYTES: usize = 32 << 20;
+/// Pages kept in memory: the inner ones of each tree. More only saves reads that the page cache serves anyway, and
+/// makes the daemon grow with the number of builds it has seen.
+const CACHE_BYTES: usize = 4 << 20;
 /// Databases up to this size are checked whole when they are opened: some tenths of a second at most.
 const CHECKED_BYTES: u64 = 128 << 20;
 
