@@ -188,7 +188,7 @@ mod tests {
         let named = |ids: &[&str]| ResultRefs::Named(ids.iter().map(|id| ((*id).to_owned(), None)).collect());
         let result = |refs, platforms: Option<&str>| {
             let metadata = platforms.map(|text| ("refs.platforms".to_owned(), text.as_bytes().to_vec()));
-            FrontendResult { refs, metadata: metadata.into_iter().collect() }
+            FrontendResult { refs, metadata: metadata.into_iter().collect(), ..FrontendResult::single(None) }
         };
         assert!(platforms(&result(named(&["a"]), None)).is_ok());
         let error = platforms(&result(named(&["a", "b"]), None)).unwrap_err().to_string();

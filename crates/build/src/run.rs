@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rbuild_exporter::{ExportError, ExportErrorKind, ExportRef, ExportRequest, Exporter, InlineCache};
-use rbuild_frontend::{
-    Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, ResultRefs, SharedRef,
-};
+use rbuild_frontend::{Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, SharedRef};
 use rbuild_oci::ImageRef;
 use rbuild_session::SessionGroup;
 use rbuild_source::{Memo, SessionCredentials};
