@@ -65,8 +65,10 @@ fn root_an_image_is_what_its_attributes_say() {
         ..ImageOptions::default()
     };
     assert!(daemon.solve_to_dir(&image(pulled), &[]).at("bin/busybox").exists());
-    let none = ImageOptions { layer_limit: Some(0), ..ImageOptions::default() };
-    assert!(!daemon.solve_to_dir(&image(none), &[]).at("bin").exists());
+    let limited = |limit| image(ImageOptions { layer_limit: Some(limit), ..ImageOptions::default() });
+    assert!(daemon.solve_to_dir(&limited(1), &[]).at("bin/busybox").exists());
+    daemon.solve(&limited(0), &[]).failure().has("invalid layer limit 0");
+    daemon.solve(&limited(9), &[]).failure().has("greater than the number of layers in the image");
     let wrong = ImageOptions { checksum: Some(Digest::of("other")), ..ImageOptions::default() };
     daemon.solve(&image(wrong), &[]).failure().has("digest mismatch");
     let missing = State::image("no-such-image", ImageOptions::default()).unwrap();

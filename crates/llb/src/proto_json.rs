@@ -21,13 +21,11 @@ fn flattened(json: Value) -> Value {
         Value::Object(fields) => {
             let mut flat = Map::with_capacity(fields.len());
             for (name, value) in fields {
-                match value {
-                    Value::Object(only) if ONE_OF.contains(&name.as_str()) => {
-                        flat.extend(only.into_iter().map(|(name, value)| (name, flattened(value))));
-                    }
+                match flattened(value) {
+                    Value::Object(only) if ONE_OF.contains(&name.as_str()) => flat.extend(only),
                     value => {
                         let name = if name == "byId" { "byID".to_owned() } else { name };
-                        flat.insert(name, flattened(value));
+                        flat.insert(name, value);
                     }
                 }
             }
