@@ -664,6 +664,35 @@ fn processes_end_with_their_build_and_with_their_client() {
 }
 
 #[test]
+fn a_process_ends_with_its_container_and_one_that_cannot_begin_is_told_of_in_order() {
+    let daemon = TestDaemon::start();
+    block_on(async {
+        let mut build = Driven::start(&daemon).await;
+        let root = build.solve(&busybox()).await.unwrap();
+        build.container("c", &root).await.unwrap();
+        // Clients of every kind take the start for the first message, whatever comes of it.
+        let Input::Init(nothing) = init("c", "true", false) else { panic!() };
+        let nothing = wire::InitMessage { meta: Some(pb::Meta::default()), ..nothing };
+        let (to, mut replies) = build.exec().await;
+        to.send(message("p", Input::Init(nothing))).await.unwrap();
+        let first = replies.message().await.unwrap().unwrap();
+        assert!(matches!(first.input, Some(Input::Started(_))), "{first:?}");
+        let (exit, ..) = collect(replies).await;
+        let error = exit.error.unwrap();
+        assert!(exit.code != 0 && error.message.contains("arguments"), "{error:?}");
+        let (to, replies) = build.exec().await;
+        to.send(message("p", init("c", "exec sleep 86413", false))).await.unwrap();
+        wait_until("the process runs", || processes(&["sleep", "86413"]) == 1);
+        let release = build.call(wire::ReleaseContainerRequest { container_id: "c".into() });
+        build.bridge.release_container(release).await.unwrap();
+        let (exit, ..) = collect(replies).await;
+        assert!(exit.error.unwrap().message.contains("released"));
+        wait_until("the process is gone", || processes(&["sleep", "86413"]) == 0);
+        build.finish().await.unwrap();
+    });
+}
+
+#[test]
 fn what_makes_no_sense_or_is_not_granted_is_refused() {
     let daemon = TestDaemon::start();
     block_on(async {

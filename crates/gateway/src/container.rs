@@ -237,20 +237,20 @@ fn process(
     init: wire::InitMessage,
     replies: mpsc::Sender<wire::ExecMessage>,
 ) -> Result<(Running, Process), Status> {
-    let container = build.container(&init.container_id).map_err(|error| to_status(&error))?;
-    let exec = process_op(&init).map_err(|error| to_status(&error))?;
+    let (container, released) = build.container(&init.container_id).map_err(|error| to_status(&error))?;
+    let exec = process_op(&init);
     let (stdin, input) = mpsc::channel(INPUT);
     let (resize, sizes) = mpsc::channel(CONTROLS);
     let (signals, numbers) = mpsc::channel(CONTROLS);
     let (output, chunks) = mpsc::channel(REPLIES);
-    let (started, begun) = oneshot::channel();
+    let (started, _) = oneshot::channel();
     let reads = init.fds.contains(&0);
     let stdin_reader = reads.then(|| {
         let reader: Pin<Box<dyn tokio::io::AsyncRead + Send>> =
             Box::pin(StreamReader::new(ReceiverStream::new(input)));
         reader
     });
-    let process = ContainerProcess {
+    let process = exec.map(|exec| ContainerProcess {
         exec,
         tty: init.tty,
         stdin: stdin_reader,
@@ -258,12 +258,19 @@ fn process(
         resize: sizes,
         signals: numbers,
         started,
-    };
+    });
     let fds: Vec<u32> = init.fds.iter().copied().filter(|fd| (1..=2).contains(fd)).collect();
     let talk = Talk { id: id.clone(), replies, fds };
     let work = async move {
-        let running = async { container.run(process).await };
-        let telling = talk.tell(begun, chunks);
+        let running = async {
+            tokio::select! {
+                outcome = container.run(process?) => outcome,
+                () = released.cancelled() => {
+                    Err(BuildError::new(ErrorCode::Cancelled, "the container was released"))
+                }
+            }
+        };
+        let telling = talk.tell(chunks);
         let (outcome, ()) = tokio::join!(running, telling);
         talk.end(outcome).await;
         id
@@ -288,11 +295,9 @@ impl Talk {
     }
 
     /// Start and output, until the process has ended.
-    async fn tell(&self, begun: oneshot::Receiver<()>, mut chunks: mpsc::Receiver<(u32, Bytes)>) {
-        // An error: it never began, and `end` says why.
-        if begun.await.is_ok() {
-            self.send(Input::Started(wire::StartedMessage {})).await;
-        }
+    async fn tell(&self, mut chunks: mpsc::Receiver<(u32, Bytes)>) {
+        // Clients take nothing else for the first message, also of a process that cannot begin: its end says why.
+        self.send(Input::Started(wire::StartedMessage {})).await;
         while let Some((fd, data)) = chunks.recv().await {
             // A client that did not ask for a stream does not want it.
             if self.fds.contains(&fd) {

@@ -9,6 +9,7 @@ use rbuild_frontend::{
     Bridge, BridgeContainer, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, SharedRef,
 };
 use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// How long a call waits for a build that has not registered yet: clients open Solve and the gateway calls
 /// at the same time. Source: protocol notes, "Gateway" ("an unknown id waits a little").
@@ -35,7 +36,7 @@ pub struct ForwardedBuild {
     /// What failed steps had and left, for containers only.
     held: Mutex<HashMap<String, SharedRef>>,
     /// By the client's own names.
-    containers: Mutex<HashMap<String, Arc<dyn BridgeContainer>>>,
+    containers: Mutex<HashMap<String, KeptContainer>>,
     outcome: Mutex<Option<oneshot::Sender<Outcome>>>,
 }
 
@@ -115,16 +116,20 @@ impl ForwardedBuild {
             let text = format!("{MAX_CONTAINERS} containers in one build: release some");
             return Err(BuildError::new(ErrorCode::ResourceExhausted, text));
         }
-        containers.insert(id.to_owned(), container);
+        let released = CancellationToken::new();
+        let kept = KeptContainer { container, released: released.clone(), _guard: released.drop_guard() };
+        containers.insert(id.to_owned(), kept);
         Ok(())
     }
 
-    /// The container of that name in this build.
-    pub fn container(&self, id: &str) -> Result<Arc<dyn BridgeContainer>, BuildError> {
-        self.containers.lock().get(id).cloned().ok_or_else(|| no_container(id))
+    /// The container of that name in this build, and what tells that it was given up.
+    pub fn container(&self, id: &str) -> Result<(Arc<dyn BridgeContainer>, CancellationToken), BuildError> {
+        let containers = self.containers.lock();
+        let kept = containers.get(id).ok_or_else(|| no_container(id))?;
+        Ok((kept.container.clone(), kept.released.clone()))
     }
 
-    /// Gives a container up; its mounts go when the last process has ended.
+    /// Gives a container up: its processes are killed, its mounts go when the last one has ended.
     pub fn release_container(&self, id: &str) -> Result<(), BuildError> {
         self.containers.lock().remove(id).map(drop).ok_or_else(|| no_container(id))
     }
@@ -139,6 +144,14 @@ impl ForwardedBuild {
         }
         Ok(())
     }
+}
+
+/// A container, and the means to end its processes: dropped with it.
+#[derive(Debug)]
+struct KeptContainer {
+    container: Arc<dyn BridgeContainer>,
+    released: CancellationToken,
+    _guard: DropGuard,
 }
 
 fn no_container(id: &str) -> BuildError {

@@ -80,7 +80,8 @@ impl BridgeService {
         container: &str,
         index: i32,
     ) -> Result<SharedRef, Status> {
-        let container = self.build(request).await?.container(container).map_err(|err| to_status(&err))?;
+        let (container, _) =
+            self.build(request).await?.container(container).map_err(|err| to_status(&err))?;
         let index = usize::try_from(index)
             .map_err(|_| Status::invalid_argument(format!("there is no mount {index}")))?;
         container.mounted(index).map_err(|err| to_status(&err))
