@@ -91,7 +91,9 @@ async fn stages(
             let caches = &context.caches;
             let known = caches.known(solutions(&context, &result, &refs).await?);
             let inline = caches.inline(&known);
-            response.extend(export(builder, &context, &exporters, refs, (epoch, inline, told.bases)).await?);
+            let annotations = annotations(&result);
+            let common = Common { epoch, inline_cache: inline, bases: told.bases, annotations };
+            response.extend(export(builder, &context, &exporters, refs, common).await?);
             response
                 .extend(caches.export(&known, &context.scope.progress, &|work| builder.later(work)).await?);
         }
@@ -215,12 +217,26 @@ async fn solutions(
     Ok(solutions)
 }
 
+/// Annotations that the frontend asks for, named as the exporters' attributes are.
+fn annotations(result: &FrontendResult) -> BTreeMap<String, String> {
+    let named = result.metadata.iter().filter(|(name, _)| name.starts_with("annotation"));
+    named.map(|(name, value)| (name.clone(), String::from_utf8_lossy(value).into_owned())).collect()
+}
+
+/// What all exports of a build have in common.
+struct Common {
+    epoch: Option<i64>,
+    inline_cache: Option<Arc<dyn InlineCache>>,
+    bases: Vec<ImageRef>,
+    annotations: BTreeMap<String, String>,
+}
+
 async fn export(
     builder: &Builder,
     context: &Arc<BuildContext>,
     exporters: &[OpenExporter],
     refs: Vec<ExportRef>,
-    (epoch, inline_cache, bases): (Option<i64>, Option<Arc<dyn InlineCache>>, Vec<ImageRef>),
+    common: Common,
 ) -> Result<BTreeMap<String, String>, BuildError> {
     let credentials =
         Arc::new(SessionCredentials::new(builder.sessions.clone(), context.scope.sessions.clone()));
@@ -232,9 +248,10 @@ async fn export(
             credentials: credentials.clone(),
             reporter: context.step(&exporter.name()),
             index,
-            epoch,
-            inline_cache: inline_cache.clone(),
-            bases: bases.clone(),
+            epoch: common.epoch,
+            inline_cache: common.inline_cache.clone(),
+            bases: common.bases.clone(),
+            annotations: common.annotations.clone(),
         };
         Some(run_exporter(&context.worker, exporter, request))
     });

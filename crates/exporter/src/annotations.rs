@@ -75,6 +75,16 @@ impl Annotations {
         Ok(())
     }
 
+    /// These over those that a result brings. Errors: as of [`Self::add`]; other names are nobody's.
+    pub(crate) fn over(&self, brought: &Map) -> Result<Self> {
+        let mut both = Self::default();
+        for (name, value) in brought.iter().filter(|(name, _)| is_annotation(name)) {
+            both.add(name, value.clone())?;
+        }
+        both.all.extend(self.all.clone());
+        Ok(both)
+    }
+
     /// Errors: there are some for an index, and none will be made.
     pub(crate) fn check(&self, has_index: bool) -> Result<()> {
         let for_index = |(place, ..): &(Place, _, _)| matches!(place, Place::Index | Place::IndexDescriptor);
@@ -103,6 +113,16 @@ mod tests {
     fn read(pairs: &[(&str, &str)]) -> Result<Annotations> {
         let mut all = Annotations::default();
         pairs.iter().try_for_each(|(name, value)| all.add(name, (*value).to_owned())).map(|()| all)
+    }
+
+    #[test]
+    fn what_is_asked_for_wins_over_what_a_result_brings() {
+        let asked = read(&[("annotation.a", "asked")]).unwrap();
+        let brought =
+            [("annotation.a", "brought"), ("annotation-manifest.b", "too"), ("annotations", "other")];
+        let brought = brought.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let found = asked.over(&brought.into()).unwrap().of(Place::Manifest, None);
+        assert_eq!(found.into_values().collect::<Vec<_>>(), ["asked", "too"]);
     }
 
     #[test]

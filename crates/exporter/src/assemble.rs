@@ -83,6 +83,8 @@ pub(crate) async fn assemble(
     options: &ImageOptions,
     request: &ExportRequest,
 ) -> Result<Assembled> {
+    let annotations = options.annotations.over(&request.annotations)?;
+    let options = &ImageOptions { annotations, ..options.clone() };
     let form = options.attestations;
     let is_attested = request.refs.iter().flat_map(|part| &part.attestations).any(|said| form.wants(said));
     if is_attested && !options.oci_types {

@@ -49,6 +49,8 @@ pub struct ExportRequest {
     pub epoch: Option<i64>,
     /// Images that the result was made from: registries have their layers.
     pub bases: Vec<ImageRef>,
+    /// Annotations that the result brings, named as the attributes are; those of the exporter's attributes win.
+    pub annotations: BTreeMap<String, String>,
     /// Cache that travels in the config of images.
     pub inline_cache: Option<Arc<dyn InlineCache>>,
 }
