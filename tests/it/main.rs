@@ -18,6 +18,7 @@ mod b3_git_hostile;
 mod b3_git_ssh;
 mod b4_remote;
 mod b5_named;
+mod b6_transfer;
 mod bad_input;
 mod c10_cache_mounts;
 mod c11_imports;
