@@ -144,7 +144,7 @@ async fn run(
     if stop.is_cancelled() {
         return Err(cancelled());
     }
-    let ContainerProcess { exec, tty, stdin, output, resize, signals, started } = process;
+    let ContainerProcess { exec, tty, stdin, output, resize, signals } = process;
     let (to, chunks) = mpsc::channel(CHUNKS);
     let (sizes, terminal) = mpsc::channel(CHUNKS);
     let io = ProcessIo {
@@ -153,7 +153,7 @@ async fn run(
         stderr: Output::Channel { to, tag: STDERR },
         resize: Some(terminal),
         signals: Some(signals),
-        started: Some(started),
+        started: None,
         sandbox: None,
     };
     let running = container.run(exec, tty.then_some(TERMINAL), io, stop.clone());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rbuild_llb::ExecOp;
 use rbuild_oci::Platform;
 use tokio::io::AsyncRead;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::{BuildError, SharedRef};
 
@@ -50,8 +50,6 @@ pub struct ContainerProcess {
     pub resize: mpsc::Receiver<(u16, u16)>,
     /// Signals for it, by number.
     pub signals: mpsc::Receiver<i32>,
-    /// Is told when it begins.
-    pub started: oneshot::Sender<()>,
 }
 
 impl std::fmt::Debug for ContainerProcess {

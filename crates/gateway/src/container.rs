@@ -17,7 +17,7 @@ use rbuild_api::pb;
 use rbuild_digest::{Digest, is_safe_id};
 use rbuild_frontend::{BuildError, ContainerProcess, ContainerRequest, ErrorCode};
 use rbuild_llb::{ExecOp, Op, OpKind};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::io::StreamReader;
@@ -243,7 +243,6 @@ fn process(
     let (resize, sizes) = mpsc::channel(CONTROLS);
     let (signals, numbers) = mpsc::channel(CONTROLS);
     let (output, chunks) = mpsc::channel(REPLIES);
-    let (started, _) = oneshot::channel();
     let reads = init.fds.contains(&0);
     let stdin_reader = reads.then(|| {
         let reader: Pin<Box<dyn tokio::io::AsyncRead + Send>> =
@@ -257,7 +256,6 @@ fn process(
         output,
         resize: sizes,
         signals: numbers,
-        started,
     });
     let fds: Vec<u32> = init.fds.iter().copied().filter(|fd| (1..=2).contains(fd)).collect();
     let talk = Talk { id: id.clone(), replies, fds };
