@@ -37,7 +37,9 @@ impl Settings {
 /// Returns when the session is closed or its client must be taken for dead.
 pub(crate) async fn watch(session: &Session, settings: Settings) {
     let mut client = HealthClient::new(session.channel());
-    let mut ticks = tokio::time::interval(settings.interval);
+    // Not at once: a client that opens a session for a moment only would be asked while it is closing, which Go's
+    // HTTP/2 server reports to its user as a connection error.
+    let mut ticks = tokio::time::interval_at(Instant::now() + settings.interval, settings.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut failures, mut last) = (0, Duration::ZERO);
     loop {

@@ -92,6 +92,31 @@ async fn a_client_that_never_answers_is_dropped() {
     tokio::time::timeout(SOON, session.closed()).await.unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_is_asked_for_its_health_after_the_first_interval_only() {
+    let manager = SessionManager::new();
+    let wish = Duration::from_secs(7);
+    let registration =
+        Registration { id: "brief".into(), health_timeout: Some(wish), ..Registration::default() };
+    let mut bytes = manager.accept(registration, futures::stream::pending()).unwrap();
+    let (start, mut sent) = (tokio::time::Instant::now(), Vec::new());
+    // The connection preface is no frame; HEADERS (type 1) carry the first call.
+    let first_call = loop {
+        let mut rest = sent.get(24..).unwrap_or_default();
+        let mut kinds = Vec::new();
+        while let [a, b, c, kind, ..] = rest {
+            kinds.push(*kind);
+            let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+            rest = rest.get(9 + length..).unwrap_or_default();
+        }
+        if kinds.contains(&1) {
+            break start.elapsed();
+        }
+        sent.extend(bytes.next().await.unwrap().unwrap().data);
+    };
+    assert!(first_call >= wish, "{first_call:?}");
+}
+
 #[tokio::test]
 async fn garbage_on_the_stream_ends_the_session() {
     let manager = SessionManager::new();
