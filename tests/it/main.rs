@@ -57,6 +57,7 @@ mod llb_files;
 mod llb_sources;
 mod llb_trees;
 mod networks;
+mod resources;
 mod source_policy;
 mod wire;
 mod wire_fuzz;

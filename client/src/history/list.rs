@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::now;
 use super::timeline::{Step, Timeline};
+use super::usage::{self, Usages};
 use crate::ui;
 
 const SECOND: i128 = 1_000_000_000;
@@ -90,23 +91,33 @@ fn record_json(record: &BuildHistoryRecord) -> serde_json::Value {
 }
 
 /// All about one build.
-pub(super) fn inspect(record: &BuildHistoryRecord, timeline: &Timeline, format: &str) {
+pub(super) fn inspect(record: &BuildHistoryRecord, timeline: &Timeline, usages: &Usages, format: &str) {
     let path = timeline.critical_path();
     if format == "json" {
         let mut object = record_json(record);
-        let steps = timeline.steps().iter().enumerate().map(|(place, step)| step_json(record, place, step));
+        let steps = timeline.steps().iter().enumerate().map(|(place, step)| {
+            let mut json = step_json(record, place, step);
+            if let Some(usage) = usages.get(&step.vertex) {
+                json["resourceUsage"] = usage.clone();
+            }
+            json
+        });
         object["steps"] = steps.collect();
         object["criticalPath"] = path.iter().map(|place| place + 1).collect();
         return ui::print(&object.to_string());
     }
     head(record);
-    let mut rows = vec![["", "STEP", "BEGAN", "TOOK", "STATE", "NAME"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["", "STEP", "BEGAN", "TOOK", "CPU", "MEMORY", "STATE", "NAME"].map(str::to_owned).to_vec()];
     rows.extend(timeline.steps().iter().enumerate().map(|(place, step)| {
+        let [cpu, memory] = usage::shown(usages.get(&step.vertex));
         vec![
             if path.contains(&place) { "*" } else { "" }.to_owned(),
             format!("#{}", place + 1),
             format!("+{}", span(step.started - nanos(record.created_at.as_ref()))),
             step.completed.map_or_else(|| "-".to_owned(), |end| span(end - step.started)),
+            cpu,
+            memory,
             state(step).to_owned(),
             step.name.clone(),
         ]

@@ -4,6 +4,7 @@ mod explain;
 mod list;
 mod timeline;
 mod trace;
+mod usage;
 
 use std::time::SystemTime;
 
@@ -45,7 +46,8 @@ pub(crate) async fn history(channel: Channel, command: HistoryCommand) -> Result
         HistoryCommand::Inspect { build, format } => {
             let record = find(&mut control, &build).await?;
             let timeline = timeline_of(&mut control, &record.r#ref).await?;
-            list::inspect(&record, &timeline, &format);
+            let usages = usage::ask(channel, &record.r#ref).await?;
+            list::inspect(&record, &timeline, &usages, &format);
             Ok(())
         }
         HistoryCommand::Explain { build, json } => {

@@ -15,6 +15,8 @@ pub(super) struct Timeline {
 /// One step.
 #[derive(Debug, Default)]
 pub(super) struct Step {
+    /// Digest of its vertex.
+    pub(super) vertex: String,
     pub(super) name: String,
     inputs: Vec<String>,
     /// Nanoseconds since 1970.
@@ -31,7 +33,7 @@ impl Timeline {
         let Some(started) = vertex.started.as_ref() else { return };
         let started = nanos(Some(started));
         let place = *self.places.entry(vertex.digest.clone()).or_insert_with(|| {
-            self.steps.push(Step { started, ..Step::default() });
+            self.steps.push(Step { vertex: vertex.digest.clone(), started, ..Step::default() });
             self.steps.len() - 1
         });
         let step = &mut self.steps[place];

@@ -7,7 +7,7 @@ use rbuild_registry::RegistryError;
 use rbuild_session::SessionError;
 use rbuild_source::SourceError;
 use rbuild_store::StoreError;
-use rbuild_worker::{OpError, OpErrorKind};
+use rbuild_worker::{OpError, OpErrorKind, OutOfMemory};
 
 /// What the failed process of a step says about itself.
 pub(crate) fn of_op(built: BuildError, error: &OpError) -> BuildError {
@@ -15,7 +15,10 @@ pub(crate) fn of_op(built: BuildError, error: &OpError) -> BuildError {
         return disk_full(built);
     }
     match error {
-        OpError::Exit { oom: true, .. } => built
+        OpError::Exit { oom: Some(OutOfMemory { limit: Some(_) }), .. } => built
+            .fault(Fault::StepMemory)
+            .hint("the kernel ended it at its memory limit (`step-memory` of rbuildd, or what the step asks for): let it do less at once, or raise the limit"),
+        OpError::Exit { oom: Some(_), .. } => built
             .fault(Fault::StepMemory)
             .hint("the kernel ended it for lack of memory: give the machine or the step more, or let it do less at once"),
         OpError::Exit { code, .. } => exit(built, *code),
@@ -315,6 +318,7 @@ mod tests {
     }
 
     fn exit(code: u32, oom: bool) -> OpError {
+        let oom = oom.then_some(OutOfMemory { limit: None });
         OpError::Exit { command: "x".into(), code, oom, left: None }
     }
 

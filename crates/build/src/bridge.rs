@@ -40,6 +40,8 @@ pub(crate) struct BuildContext {
     pub(crate) containers: Containers,
     pub(crate) caches: BuildCaches,
     pub(crate) capture: Capture,
+    /// What the machine does meanwhile.
+    pub(crate) machine: rbuild_exec::MachineSampler,
 }
 
 impl BuildContext {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rbuild_cache::{Caches, LocalCache, Tier, TieredCache};
 use rbuild_exec::{
     Bridge, BridgeOptions, DnsConfig, NativeOptions, NativeRuntime, NetMode, OciOptions, OciRuntime, Runtime,
+    StepLimits,
 };
 use rbuild_exporter::Exporters;
 use rbuild_frontend::{BuildError, Detail, ErrorCode, Frontend};
@@ -43,6 +44,10 @@ pub struct BuilderOptions {
     pub runtime_binary: Option<PathBuf>,
     /// Steps, unpacking and compressing at once; 0 is no limit.
     pub parallelism: usize,
+    /// What no step may exceed.
+    pub step_limits: StepLimits,
+    /// Whether it is kept what steps use of the machine.
+    pub measure: bool,
     /// Bytes that an archive may have unpacked; large archives may have more, in proportion.
     pub max_unpacked_bytes: u64,
     /// Bytes that a git repository may have, and what is checked out of it.
@@ -99,6 +104,9 @@ pub enum OpenError {
     /// The registry settings.
     #[error(transparent)]
     Registry(#[from] rbuild_registry::RegistryError),
+    /// The limits of steps.
+    #[error("steps cannot be limited (step-memory, step-cpus): {0}")]
+    StepLimits(#[source] rbuild_exec::ExecError),
     /// The sandbox.
     #[error("preparing the sandbox: {0}")]
     Runtime(#[from] rbuild_exec::ExecError),
@@ -136,6 +144,15 @@ fn sandbox(
         }
     };
     Ok((network, runtime))
+}
+
+/// By the name that a request asks for.
+fn frontends(built_in: Vec<String>, image: Option<Arc<dyn Frontend>>) -> BTreeMap<String, Arc<dyn Frontend>> {
+    let dockerfile: Arc<dyn Frontend> =
+        Arc::new(rbuild_dockerfile::DockerfileFrontend::standing_in_for(built_in));
+    let mut frontends = BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile)]);
+    frontends.extend(image.map(|frontend| ("gateway.v0".to_owned(), frontend)));
+    frontends
 }
 
 /// Where the solver looks first, and writes.
@@ -198,6 +215,8 @@ impl Builder {
             sources,
             runtime,
             parallelism: options.parallelism,
+            step_limits: options.step_limits.probe().map_err(OpenError::StepLimits)?,
+            measure: options.measure,
             max_unpacked_bytes: options.max_unpacked_bytes,
             entitlements: entitlements.clone(),
             dns: options.dns,
@@ -208,10 +227,7 @@ impl Builder {
         });
         let http = rbuild_cache::Http::default();
         let tier = options.tier.map(|tier| Tier::start(store.clone(), http.clone(), &tier));
-        let dockerfile: Arc<dyn Frontend> =
-            Arc::new(rbuild_dockerfile::DockerfileFrontend::standing_in_for(options.built_in_frontends));
-        let mut frontends = BTreeMap::from([("dockerfile.v0".to_owned(), dockerfile)]);
-        frontends.extend(options.image_frontend.map(|frontend| ("gateway.v0".to_owned(), frontend)));
+        let frontends = frontends(options.built_in_frontends, options.image_frontend);
         let (tracer, encode) = (options.tracer.clone(), options.encode_error);
         let history = History::open(store.clone(), options.history, encode, tracer);
         Ok(Self {
@@ -269,11 +285,12 @@ impl Builder {
             };
             let left = std::mem::take(&mut *failed.lock());
             builder.discard(left).await;
+            let usages = explainer.usages();
             let explained = explaining.finish(&builder, explainer).await;
             if !internal {
                 builder.metrics.ended(&outcome, tally.tally(), begun.elapsed());
             }
-            recording.finish(&outcome, explained).await;
+            recording.finish(&outcome, explained, usages).await;
             drop(running);
             builder.build_ended.notify_one();
             let seconds = begun.elapsed().as_secs_f32();

@@ -148,6 +148,7 @@ async fn run(
     let (to, chunks) = mpsc::channel(CHUNKS);
     let (sizes, terminal) = mpsc::channel(CHUNKS);
     let io = ProcessIo {
+        usage: None,
         stdin: stdin.map_or(Input::Null, Input::Reader),
         stdout: Output::Channel { to: to.clone(), tag: STDOUT },
         stderr: Output::Channel { to, tag: STDERR },

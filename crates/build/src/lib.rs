@@ -30,6 +30,7 @@ mod results;
 mod run;
 mod sbom;
 mod upkeep;
+mod usage;
 
 pub use builder::{Builder, BuilderOptions, OpenError, StepNetwork};
 pub use explain::{Cause, Explained, FileChanges};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use rbuild_exec::MachineSampler;
 use rbuild_exporter::{ExportError, ExportErrorKind, ExportRef, ExportRequest, Exporter, InlineCache};
 use rbuild_frontend::{Bridge, BuildError, ErrorCode, Frontend, FrontendRequest, FrontendResult, SharedRef};
 use rbuild_oci::ImageRef;
@@ -74,6 +75,7 @@ async fn stages(
         containers: Containers::default(),
         caches,
         capture: Capture::default(),
+        machine: MachineSampler::default(),
     });
     nested.belongs_to(Arc::downgrade(&context));
     let work = async {
@@ -101,6 +103,7 @@ async fn stages(
     };
     let outcome = tokio::select! {
         outcome = work => outcome,
+        never = context.machine.watch() => match never {},
         () = cancel.cancelled() => Err(cancelled()),
         () = builder.stop.cancelled() => Err(cancelled()),
     };

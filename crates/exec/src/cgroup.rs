@@ -1,4 +1,5 @@
-//! A cgroup for a step that asks for limits or a parent; others run in the daemon's and pay nothing.
+//! A cgroup for a step that has limits or a parent, or whose use of the machine is measured; others run in the daemon's
+//! and pay nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,24 @@ use crate::spec::{ProcessSpec, Resources, clean};
 const BASE: &str = "/sys/fs/cgroup";
 /// Below this, steps without a parent of their own.
 const OWN_PARENT: &str = "/rbuild";
-/// Controllers of version 1 that limits need, where mounted.
-const V1: &[&str] = &["memory", "cpu", "cpuset", "pids"];
+/// Controllers that limits need, where there are such.
+const LIMITING: &[&str] = &["memory", "cpu", "cpuset", "pids"];
+/// Controllers that count. Of version 1, where each costs a step some time.
+const COUNTING_V1: &[&str] = &["memory", "cpuacct", "blkio", "pids"];
+/// The same of version 2.
+const COUNTING_V2: &[&str] = &["memory", "cpu", "io", "pids"];
+
+/// The controllers of a step, each once.
+fn controllers(limited: bool, measured: bool, unified: bool) -> Vec<&'static str> {
+    let limiting = if limited { LIMITING } else { &[] };
+    let counting = match (measured, unified) {
+        (false, _) => &[],
+        (true, true) => COUNTING_V2,
+        (true, false) => COUNTING_V1,
+    };
+    let further = counting.iter().filter(|name| !limiting.contains(name));
+    limiting.iter().chain(further).copied().collect()
+}
 
 /// Has the host the unified hierarchy (version 2) and nothing else?
 pub(crate) fn is_unified() -> bool {
@@ -26,26 +43,48 @@ pub(crate) struct Cgroup {
 }
 
 impl Cgroup {
-    /// Makes the cgroup that `spec` asks for.
-    pub(crate) fn create(spec: &ProcessSpec, id: &str) -> Result<Option<Cgroup>, ExecError> {
-        if !spec.needs_cgroup() {
+    /// Makes the cgroup that `spec` asks for, or one in which its step is `measured`; where that is all, no step fails
+    /// for want of it.
+    pub(crate) fn create(spec: &ProcessSpec, id: &str, measured: bool) -> Result<Option<Cgroup>, ExecError> {
+        let limited = spec.needs_cgroup();
+        if !limited && !measured {
             return Ok(None);
         }
         let path = path(spec.cgroup_parent.as_deref().unwrap_or_default(), id);
-        let cgroup = if is_unified() { Cgroup::v2(&path) } else { Cgroup::v1(&path) };
-        let cgroup = cgroup.map_err(|(file, err)| setup(&file, &err))?;
-        for (file, value) in settings(&spec.resources, is_unified()) {
-            cgroup.set(file, &value)?;
+        match Cgroup::make(&path, limited, measured) {
+            Ok(cgroup) => {
+                cgroup.limit(&spec.resources)?;
+                Ok(Some(cgroup))
+            }
+            Err(err) if limited => Err(err),
+            Err(err) => {
+                tracing::debug!(error = %err, "the step is not measured");
+                Ok(None)
+            }
         }
-        Ok(Some(cgroup))
     }
 
-    fn v2(path: &str) -> Result<Cgroup, (PathBuf, io::Error)> {
+    fn make(path: &str, limited: bool, measured: bool) -> Result<Cgroup, ExecError> {
+        let unified = is_unified();
+        let controllers = controllers(limited, measured, unified);
+        let made = if unified { Cgroup::v2(path, &controllers) } else { Cgroup::v1(path, &controllers) };
+        made.map_err(|(file, err)| setup(&file, &err))
+    }
+
+    fn limit(&self, resources: &Resources) -> Result<(), ExecError> {
+        for (file, value) in settings(resources, is_unified()) {
+            self.set(file, &value)?;
+        }
+        Ok(())
+    }
+
+    fn v2(path: &str, controllers: &[&str]) -> Result<Cgroup, (PathBuf, io::Error)> {
         let mut dir = PathBuf::from(BASE);
         for part in path.split('/').filter(|part| !part.is_empty()) {
             // What the parent does not hand down cannot be limited; the setting then says so.
-            for controller in ["+memory", "+cpu", "+cpuset", "+pids"] {
-                if let Err(err) = std::fs::write(dir.join("cgroup.subtree_control"), controller) {
+            for controller in controllers {
+                let wanted = format!("+{controller}");
+                if let Err(err) = std::fs::write(dir.join("cgroup.subtree_control"), wanted) {
                     tracing::debug!(dir = %dir.display(), controller, error = %err, "controller not handed down");
                 }
             }
@@ -55,9 +94,9 @@ impl Cgroup {
         Ok(Cgroup { dirs: vec![dir] })
     }
 
-    fn v1(path: &str) -> Result<Cgroup, (PathBuf, io::Error)> {
+    fn v1(path: &str, controllers: &[&str]) -> Result<Cgroup, (PathBuf, io::Error)> {
         let mut cgroup = Cgroup { dirs: Vec::new() };
-        for controller in V1 {
+        for controller in controllers {
             let base = Path::new(BASE).join(controller);
             if !base.join("cgroup.procs").exists() {
                 continue;
@@ -96,6 +135,11 @@ impl Cgroup {
         self.dirs.iter().map(|dir| dir.join("cgroup.procs")).collect()
     }
 
+    /// Where its counters are.
+    pub(crate) fn dirs(&self) -> &[PathBuf] {
+        &self.dirs
+    }
+
     /// Did the kernel kill something in it for lack of memory?
     pub(crate) fn oom_killed(&self) -> bool {
         let files = ["memory.events", "memory.oom_control"];
@@ -124,6 +168,41 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         self.remove_dirs();
     }
+}
+
+/// Removes what daemons that were killed have left. One that is in use is busy, and stays.
+pub(crate) fn sweep() {
+    let unified = [PathBuf::from(BASE)];
+    let hierarchies: Vec<PathBuf> = match is_unified() {
+        true => unified.to_vec(),
+        false => {
+            let all = LIMITING.iter().chain(COUNTING_V1);
+            all.map(|name| Path::new(BASE).join(name)).collect()
+        }
+    };
+    for hierarchy in hierarchies {
+        let Ok(entries) = std::fs::read_dir(hierarchy.join(OWN_PARENT.trim_start_matches('/'))) else {
+            continue;
+        };
+        for entry in entries.flatten().filter(|entry| is_left(&entry.file_name().to_string_lossy())) {
+            if let Err(err) = std::fs::remove_dir(entry.path()) {
+                tracing::debug!(dir = %entry.path().display(), error = %err, "an old cgroup stays");
+            }
+        }
+    }
+}
+
+/// Is it named after a daemon that is gone?
+fn is_left(name: &str) -> bool {
+    let daemon = name.strip_prefix("rbuild-").unwrap_or(name).split_once('-').map(|(daemon, _)| daemon);
+    daemon.is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
+}
+
+/// Can steps be limited so on this machine? Makes a cgroup and removes it. Blocking.
+///
+/// Errors: what the machine lacks.
+pub(crate) fn check_limits(resources: &Resources) -> Result<(), ExecError> {
+    Cgroup::make(&path("", &crate::native::step_id()), true, false)?.limit(resources)
 }
 
 fn make(dir: &Path) -> Result<(), (PathBuf, io::Error)> {
@@ -215,6 +294,22 @@ mod tests {
         assert_eq!(path("ci", "x"), "/ci/buildkit/x");
         assert_eq!(path("", "x"), "/rbuild/x");
         assert_eq!(path("ci.slice:", "x"), "/ci.slice/x");
+    }
+
+    #[test]
+    fn cgroups_of_daemons_that_are_gone_are_known_by_name() {
+        let own = std::process::id();
+        assert!(is_left("4194305-7") && is_left("rbuild-4194305-7"));
+        for stays in [&format!("{own}-7"), "ci", "4194305", "x-7"] {
+            assert!(!is_left(stays), "{stays}");
+        }
+    }
+
+    #[test]
+    fn a_step_joins_each_controller_once() {
+        assert_eq!(controllers(false, true, false), ["memory", "cpuacct", "blkio", "pids"]);
+        assert_eq!(controllers(true, true, false), ["memory", "cpu", "cpuset", "pids", "cpuacct", "blkio"]);
+        assert_eq!(controllers(true, true, true), ["memory", "cpu", "cpuset", "pids", "io"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! [`rbuild_sys::Root`]. Invariant: when `run` returns, nothing of the step runs; when the daemon dies, so do the steps.
 #![deny(unsafe_code)]
 
+mod bounds;
 mod bridge;
 mod cgroup;
 mod emulation;
@@ -22,8 +23,10 @@ mod seccomp;
 mod spec;
 mod streams;
 mod stubs;
+mod usage;
 mod user;
 
+pub use bounds::StepLimits;
 pub use bridge::{Bridge, BridgeOptions, Subnet};
 pub use emulation::{emulate, emulated};
 pub use error::ExecError;
@@ -35,3 +38,4 @@ pub use spec::{
     SecurityMode, TermSize, Ulimit,
 };
 pub use streams::OUTPUT_BUFFER;
+pub use usage::{MachineSample, MachineSampler, StepUsage};

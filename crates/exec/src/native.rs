@@ -23,6 +23,7 @@ use crate::etc;
 use crate::init::wire::{self, JOIN_NET, JOIN_STEP, Job, JobMount, NEW_NET, Source};
 use crate::runtime::{ExitStatus, Input, Output, ProcessIo, Runtime, Sandbox};
 use crate::spec::{ContainerMount, MountSource, NetMode, ProcessSpec};
+use crate::usage::Meter;
 
 /// How a [`NativeRuntime`] is made.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +54,7 @@ impl NativeRuntime {
     /// Prepares the state directory. The helper starts with the first step, or with [`NativeRuntime::warm`].
     pub fn new(options: NativeOptions) -> Result<NativeRuntime, ExecError> {
         let NativeOptions { state_dir, helper, bridge } = options;
+        crate::cgroup::sweep();
         let inner = Inner { etc: EtcFiles::create(&state_dir)?, helper: Helper::new(helper), bridge };
         Ok(NativeRuntime { inner: Arc::new(inner) })
     }
@@ -126,6 +128,8 @@ struct Wants {
     stderr: bool,
     /// The sandbox, too, for further processes.
     sandbox: bool,
+    /// What the step uses, too.
+    usage: bool,
 }
 
 impl Wants {
@@ -135,6 +139,7 @@ impl Wants {
             stdout: !matches!(io.stdout, Output::Null),
             stderr: !matches!(io.stderr, Output::Null),
             sandbox: io.sandbox.is_some(),
+            usage: io.usage.is_some(),
         }
     }
 }
@@ -155,6 +160,7 @@ struct Launched {
 #[derive(Debug)]
 struct Kept {
     cgroup: Option<Cgroup>,
+    meter: Option<Meter>,
     /// Where changes of the root file system land.
     write_dir: Option<PathBuf>,
     /// Files bound into the step, kept until its end.
@@ -173,7 +179,9 @@ impl Inner {
         let hosts = self.etc.file(etc::hosts(spec.hostname(), &spec.extra_hosts))?;
         let host = etc::host_resolv_conf(spec.network).map_err(|err| io_error("read resolv.conf", &err))?;
         let resolv = self.etc.file(etc::resolv_conf(&host, &spec.dns, spec.network))?;
-        let cgroup = Cgroup::create(&spec, &step_id())?;
+        let cgroup = Cgroup::create(&spec, &step_id(), wants.usage)?;
+        let counted = cgroup.as_ref().filter(|_| wants.usage);
+        let meter = counted.map(|cgroup| Meter::start(cgroup.dirs().to_vec()));
         let (tty, write_dir) = (spec.tty.is_some(), spec.rootfs.write_dir().map(PathBuf::from));
         let network = attach(self.bridge.as_ref(), spec.network)?;
         let flags = match spec.network {
@@ -187,7 +195,7 @@ impl Inner {
         let (mut job, data) = job(spec, place, cgroups);
         job.joinable = wants.sandbox;
         let job = wire::write_job(&job, &data).map_err(|err| io_error("write the job", &err))?;
-        let kept = Kept { cgroup, write_dir, _etc: vec![hosts, resolv], _network: None };
+        let kept = Kept { cgroup, meter, write_dir, _etc: vec![hosts, resolv], _network: None };
         let namespace = network.as_ref().map(|network| network.namespace().as_fd());
         let mut launched = self.send(flags, &job, namespace, tty, wants, kept)?;
         launched.kept._network = network;
@@ -205,7 +213,7 @@ impl Inner {
         let tty = spec.tty.is_some();
         let (job, data) = job(spec, Default::default(), cgroups);
         let job = wire::write_job(&job, &data).map_err(|err| io_error("write the job", &err))?;
-        let kept = Kept { cgroup: None, write_dir: None, _etc: Vec::new(), _network: None };
+        let kept = Kept { cgroup: None, meter: None, write_dir: None, _etc: Vec::new(), _network: None };
         self.send(JOIN_STEP, &job, Some(process.as_fd()), tty, wants, kept)
     }
 

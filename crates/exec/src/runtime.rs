@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::ExecError;
 use crate::spec::{ProcessSpec, TermSize};
+use crate::usage::StepUsage;
 
 /// Runs processes in sandboxes.
 #[async_trait]
@@ -157,6 +158,8 @@ pub struct ProcessIo {
     pub started: Option<tokio::sync::oneshot::Sender<()>>,
     /// Given the sandbox at the same time, by runtimes that can have further processes in it.
     pub sandbox: Option<tokio::sync::oneshot::Sender<Sandbox>>,
+    /// Given what the process and its children used, when they have ended, by runtimes on machines that count it.
+    pub usage: Option<tokio::sync::oneshot::Sender<StepUsage>>,
 }
 
 impl fmt::Debug for Input {

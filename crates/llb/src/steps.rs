@@ -95,14 +95,18 @@ impl Steps {
         &self.names
     }
 
-    /// The steps as a JSON array: id, op, inputs.
-    pub fn to_json(&self) -> String {
+    /// The steps as a JSON array: id, op, inputs, and what `used` says (JSON) of what they used.
+    pub fn to_json<'a>(&self, used: impl Fn(&Digest) -> Option<&'a str>) -> String {
         let step = |(digest, op): &(Digest, pb::Op)| {
             let inputs: Vec<String> = op.inputs.iter().filter_map(|input| self.input(input)).collect();
             let op = pb::Op { inputs: Vec::new(), ..op.clone() };
             let mut object = Object::new();
             object.text("id", self.name(digest).unwrap_or_default()).raw("op", &json::op_json(&op));
-            object.list("inputs", &inputs, |input| quoted(input)).end()
+            object.list("inputs", &inputs, |input| quoted(input));
+            if let Some(usage) = used(digest) {
+                object.raw("resourceUsage", usage);
+            }
+            object.end()
         };
         let steps: Vec<String> = self.ops.iter().map(step).collect();
         format!("[{}]", steps.join(","))
@@ -114,15 +118,15 @@ impl Steps {
         Some(format!("{name}:{}", input.index))
     }
 
-    /// The JSON object that has the steps and the numbers of vertices.
-    pub fn config_json(&self) -> String {
+    /// The JSON object that has the steps and the numbers of vertices. `used`: as for [`Steps::to_json`].
+    pub fn config_json<'a>(&self, used: impl Fn(&Digest) -> Option<&'a str>) -> String {
         let mut object = Object::new();
-        self.add_to(&mut object);
+        self.add_to(&mut object, used);
         object.end()
     }
 
-    fn add_to(&self, object: &mut Object) {
-        object.raw("llbDefinition", &self.to_json());
+    fn add_to<'a>(&self, object: &mut Object, used: impl Fn(&Digest) -> Option<&'a str>) {
+        object.raw("llbDefinition", &self.to_json(used));
         let mut mapping = Object::new();
         for (digest, name) in &self.names {
             mapping.raw(&digest.to_string(), &quoted(name));
@@ -159,7 +163,7 @@ fn info_json(info: &SourceInfo, redact: Redact) -> Result<String, LlbError> {
     let mut object = Object::new();
     object.text("filename", &info.filename).text("language", &info.language).bytes("data", &info.data);
     if let Some(definition) = &info.definition {
-        Steps::of(definition, redact)?.add_to(&mut object);
+        Steps::of(definition, redact)?.add_to(&mut object, |_| None);
     }
     Ok(object.end())
 }
@@ -179,12 +183,14 @@ mod tests {
         let run = state.run(ExecOptions { args: vec!["true".into()], ..ExecOptions::default() });
         let definition = run.root().marshal(&MarshalOptions::default()).unwrap();
         let steps = Steps::of(&definition, same).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&steps.to_json()).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&steps.to_json(|_| None)).unwrap();
         assert_eq!(json.as_array().unwrap().len(), 3);
         assert_eq!(json[1]["inputs"], serde_json::json!(["step0:0"]));
         assert_eq!(json[2]["op"], serde_json::json!({"Op": {}}));
         assert_eq!(steps.mapping().len(), 3);
-        let config: serde_json::Value = serde_json::from_str(&steps.config_json()).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&steps.config_json(|_| Some("{}"))).unwrap();
+        assert_eq!(config["llbDefinition"][1]["resourceUsage"], serde_json::json!({}));
+        assert!(json[1].get("resourceUsage").is_none());
         assert_eq!(config["digestMapping"].as_object().unwrap().len(), 3);
     }
 
@@ -194,12 +200,12 @@ mod tests {
         let run = ExecOptions { args: vec!["is-secret".into()], ..ExecOptions::default() };
         let definition = state.add_env("A", "secret").run(run).root().marshal(&MarshalOptions::default());
         let steps = Steps::of(&definition.unwrap(), |text| text.replace("secret", "xxxxx")).unwrap();
-        let json = steps.to_json();
+        let json = steps.to_json(|_| None);
         assert!(json.contains("docker-image://xxxxx.example/x:latest") && !json.contains("secret"), "{json}");
     }
 
     #[test]
     fn scratch_has_no_steps() {
-        assert_eq!(Steps::of(&Definition::default(), same).unwrap().to_json(), "[]");
+        assert_eq!(Steps::of(&Definition::default(), same).unwrap().to_json(|_| None), "[]");
     }
 }

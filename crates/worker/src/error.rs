@@ -43,18 +43,34 @@ pub struct Left {
     pub mounts: Vec<Option<Ref>>,
 }
 
+/// The kernel killed something in a step for lack of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfMemory {
+    /// Bytes that the step might have; `None`: what the machine has.
+    pub limit: Option<u64>,
+}
+
+impl std::fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.limit {
+            None => f.write_str(" (out of memory)"),
+            Some(limit) => write!(f, " (out of memory: the step's limit is {limit} bytes)"),
+        }
+    }
+}
+
 /// An op failed. Causes are shared, because all builds that waited for the op get the same error.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OpError {
     /// The process ended with a code that does not count as success.
-    #[error("process {command} did not complete successfully: exit code: {code}{}", if *.oom { " (out of memory)" } else { "" })]
+    #[error("process {command} did not complete successfully: exit code: {code}{}", .oom.map(|killed| killed.to_string()).unwrap_or_default())]
     Exit {
         /// The command line, quoted.
         command: String,
         /// Its exit code, or 128 and the signal.
         code: u32,
         /// The kernel killed it for lack of memory.
-        oom: bool,
+        oom: Option<OutOfMemory>,
         /// What it left, if a build wants to see it.
         left: Option<Arc<Left>>,
     },

@@ -33,7 +33,7 @@ mod worker;
 pub use container::{Container, ContainerSpec, MountedTree};
 pub use devices::DeviceOptions;
 pub use entitlements::{Entitlement, Entitlements};
-pub use error::{Left, OpError, OpErrorKind};
+pub use error::{Left, OpError, OpErrorKind, OutOfMemory};
 pub use files::FileError;
 pub use helper::HelperProcess;
 pub use meta::{ImageRequest, ResolvedImage, ResolvedSource};

@@ -63,6 +63,9 @@ pub type FileList = std::collections::BTreeMap<Vec<u8>, Digest>;
 pub trait Witness: Send + Sync + fmt::Debug {
     /// A step reads `content` from its input number `input`; `files` says what that is made of, if it is known.
     fn reads(&self, vertex: &Digest, input: usize, content: &Digest, files: Option<&FileList>);
+
+    /// A step's process has ended, however that was, and this is what it used.
+    fn used(&self, vertex: &Digest, usage: &rbuild_exec::StepUsage);
 }
 
 /// The sessions of all builds that wait, as one group.

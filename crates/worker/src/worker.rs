@@ -2,7 +2,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rbuild_exec::{DnsConfig, Runtime};
+use rbuild_exec::{DnsConfig, Runtime, StepLimits};
 use rbuild_llb::{NetMode, SourceOp};
 use rbuild_oci::Platform;
 use rbuild_session::SessionManager;
@@ -28,6 +28,10 @@ pub struct WorkerOptions {
     pub runtime: Arc<dyn Runtime>,
     /// Steps that run at once; 0 is no limit.
     pub parallelism: usize,
+    /// What no step may exceed.
+    pub step_limits: StepLimits,
+    /// Whether builds are told what their steps use.
+    pub measure: bool,
     /// Bytes that an archive may have unpacked; large archives may have more, in proportion.
     pub max_unpacked_bytes: u64,
     /// What the daemon's operator allows.

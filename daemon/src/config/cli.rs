@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use rbuild_exec::StepLimits;
 
 use super::file::{ConfigFile, OciWorkerFile};
 use super::size::{Size, Span};
@@ -106,6 +107,12 @@ pub(crate) struct Cli {
     /// Steps that may run at the same time; 0 is no limit
     #[arg(long, value_name = "N")]
     pub(crate) oci_max_parallelism: Option<usize>,
+    /// Memory that each step may have: a size, or a percentage of the machine's
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) oci_step_memory: Option<String>,
+    /// Processors that each step may have, for instance 1.5
+    #[arg(long, value_name = "N")]
+    pub(crate) oci_step_cpus: Option<f64>,
     /// Size that an archive may have unpacked (8GiB); large archives may have up to 200 times their own size
     #[arg(long, value_name = "SIZE")]
     pub(crate) oci_max_unpacked_size: Option<String>,
@@ -267,6 +274,8 @@ impl Cli {
         let gc_policies = self.gc_policies(&file)?;
         let addresses = listen_on(&self.addr, &file.grpc.address);
         let (max_unpacked_bytes, max_repository_bytes) = self.limits(oci)?;
+        let step_limits = self.step_limits(oci)?;
+        let log_level = self.level(&file)?;
         let cdi_spec_dirs = self.spec_dirs(&file.cdi);
         let mut registries = file.registry;
         for entry in &self.registry_mirror {
@@ -282,11 +291,7 @@ impl Cli {
             gid: file.grpc.gid,
             tls,
             insecure_tcp: self.insecure_tcp || file.grpc.insecure_tcp,
-            log_level: match (file.trace, self.debug.unwrap_or(file.debug)) {
-                (true, _) => "trace",
-                (_, true) => "debug",
-                _ => parse_log_level(self.log_level.as_ref().or(file.log.level.as_ref()))?,
-            },
+            log_level,
             log_json: parse_log_format(self.log_format.as_ref().or(file.log.format.as_ref()))?,
             entitlements,
             cdi_spec_dirs,
@@ -294,6 +299,8 @@ impl Cli {
             snapshotter,
             runtime_binary: self.oci_worker_binary.or(file.worker.oci.binary),
             parallelism: self.oci_max_parallelism.or(file.worker.oci.max_parallelism).unwrap_or(0),
+            limits: step_limits,
+            measure: file.worker.oci.step_usage.unwrap_or(true),
             max_unpacked_bytes,
             max_repository_bytes,
             gc: self.oci_worker_gc.or(file.worker.oci.gc).unwrap_or(true),
@@ -309,6 +316,14 @@ impl Cli {
             drain: drain(self.drain_timeout, file.drain_timeout),
             until_stdin_closes: self.until_stdin_closes,
         })
+    }
+
+    fn level(&self, file: &ConfigFile) -> Result<&'static str, ConfigError> {
+        match (file.trace, self.debug.unwrap_or(file.debug)) {
+            (true, _) => Ok("trace"),
+            (_, true) => Ok("debug"),
+            _ => parse_log_level(self.log_level.as_ref().or(file.log.level.as_ref())),
+        }
     }
 
     fn spec_dirs(&self, file: &super::file::CdiFile) -> Vec<PathBuf> {
@@ -327,6 +342,12 @@ impl Cli {
             max_size("max-unpacked-size", unpacked.as_deref(), oci.max_unpacked_size, MAX_UNPACKED)?,
             max_size("max-repository-size", repository.as_deref(), oci.max_repository_size, MAX_REPOSITORY)?,
         ))
+    }
+
+    fn step_limits(&self, oci: &OciWorkerFile) -> Result<StepLimits, ConfigError> {
+        let memory = self.oci_step_memory.as_deref().map(Size::parse).transpose();
+        let memory = memory.map_err(|message| invalid("--oci-step-memory", message))?;
+        super::limits::parse(memory.or(oci.step_memory), self.oci_step_cpus.or(oci.step_cpus))
     }
 
     fn check_workers(&self) -> Result<(), ConfigError> {

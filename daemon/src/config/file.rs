@@ -122,6 +122,15 @@ pub(super) struct OciWorkerFile {
     pub(super) selinux: bool,
     #[serde(rename = "max-parallelism")]
     pub(super) max_parallelism: Option<usize>,
+    /// Ours: the memory that each step may have.
+    #[serde(rename = "step-memory")]
+    pub(super) step_memory: Option<Size>,
+    /// Ours: the processors that each step may have, in all; a half is 0.5.
+    #[serde(rename = "step-cpus")]
+    pub(super) step_cpus: Option<f64>,
+    /// Ours: whether it is kept what steps use of the machine.
+    #[serde(rename = "step-usage")]
+    pub(super) step_usage: Option<bool>,
     /// Ours: what an archive may have unpacked.
     #[serde(rename = "max-unpacked-size")]
     pub(super) max_unpacked_size: Option<Size>,
@@ -331,6 +340,9 @@ mod tests {
               gc = true
               max-parallelism = 4
               max-unpacked-size = "1GiB"
+              step-memory = "2GiB"
+              step-cpus = 1.5
+              step-usage = false
               max-repository-size = "2GiB"
               [[worker.oci.gcpolicy]]
                 keepBytes = "512MB"
@@ -350,6 +362,8 @@ mod tests {
         .unwrap();
         assert_eq!(file.worker.oci.max_parallelism, Some(4));
         assert_eq!(file.worker.oci.max_unpacked_size, Some(Size::Bytes(1 << 30)));
+        assert_eq!(file.worker.oci.step_memory, Some(Size::Bytes(2 << 30)));
+        assert_eq!((file.worker.oci.step_cpus, file.worker.oci.step_usage), (Some(1.5), Some(false)));
         assert_eq!(file.worker.oci.max_repository_size, Some(Size::Bytes(2 << 30)));
         assert_eq!((file.history.max_age.unwrap().0.as_secs(), file.history.max_entries), (172_800, Some(7)));
         assert_eq!(file.registry["docker.io"].mirrors, ["localhost:5000"]);

@@ -6,10 +6,13 @@
 mod cli;
 mod file;
 mod gc;
+mod limits;
 mod size;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+use rbuild_exec::StepLimits;
 
 pub(crate) use cli::Cli;
 pub(crate) use file::{FrontendFile, GcPolicyFile, HistoryFile, RegistryFile};
@@ -33,6 +36,8 @@ pub(crate) struct Config {
     pub(crate) snapshotter: Snapshotter,
     pub(crate) runtime_binary: Option<PathBuf>,
     pub(crate) parallelism: usize,
+    pub(crate) limits: StepLimits,
+    pub(crate) measure: bool,
     pub(crate) max_unpacked_bytes: u64,
     pub(crate) max_repository_bytes: u64,
     pub(crate) gc: bool,

@@ -1,4 +1,4 @@
-//! Why the steps of a build ran, for `rbuildctl history explain`.
+//! Why the steps of a build ran, for `rbuildctl history explain`, and what they used, for `history inspect`.
 
 use rbuild_api::rbuild::v1 as wire;
 use rbuild_api::rbuild::v1::builds_server::Builds;
@@ -19,6 +19,16 @@ impl Builds for ControlService {
             causes: step.causes.iter().cloned().map(cause).collect(),
         });
         Ok(tonic::Response::new(wire::ExplainResponse { steps: steps.collect() }))
+    }
+
+    async fn usage(&self, request: Request<wire::UsageRequest>) -> Reply<wire::UsageResponse> {
+        let id = request.into_inner().r#ref;
+        let record = self.builder.history().get(&id).ok_or_else(|| super::history::no_such_build(&id))?;
+        let usage = record.usage.map(|blob| wire::UsageResponse {
+            digest: blob.digest.to_string(),
+            size: i64::try_from(blob.size).unwrap_or(i64::MAX),
+        });
+        Ok(tonic::Response::new(usage.unwrap_or_default()))
     }
 }
 

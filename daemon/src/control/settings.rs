@@ -34,6 +34,8 @@ pub(crate) fn builder_options(
         },
         runtime_binary: config.runtime_binary.clone(),
         parallelism: config.parallelism,
+        step_limits: config.limits.clone(),
+        measure: config.measure,
         max_unpacked_bytes: config.max_unpacked_bytes,
         max_repository_bytes: config.max_repository_bytes,
         registries,

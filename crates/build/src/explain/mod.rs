@@ -14,11 +14,13 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rbuild_digest::{Digest, Hasher};
+use rbuild_exec::StepUsage;
 use rbuild_llb::{Graph, OpKind, Vertex};
 use rbuild_worker::{FileList, Witness};
 use serde::{Deserialize, Serialize};
 
 use crate::request::What;
+use crate::usage::Usages;
 pub(crate) use memory::Memory;
 use memory::{InputState, StepState, Target};
 
@@ -109,6 +111,7 @@ pub struct FileChanges {
 #[derive(Debug, Default)]
 pub(crate) struct Explainer {
     told: Mutex<Told>,
+    usages: Mutex<Usages>,
 }
 
 #[derive(Debug, Default)]
@@ -150,12 +153,21 @@ impl Witness for Explainer {
         let read = Read { content: *content, files: files.cloned() };
         self.told.lock().reads.entry(*vertex).or_default().insert(input, read);
     }
+
+    fn used(&self, vertex: &Digest, usage: &StepUsage) {
+        self.usages.lock().add(*vertex, usage);
+    }
 }
 
 impl Explainer {
     /// A graph that the build solves.
     pub(crate) fn solves(&self, graph: Arc<Graph>) {
         self.told.lock().graphs.push(graph);
+    }
+
+    /// What steps have used so far.
+    pub(crate) fn usages(&self) -> Usages {
+        self.usages.lock().clone()
     }
 
     /// A vertex that was not found in the cache.

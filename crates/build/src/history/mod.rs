@@ -146,6 +146,7 @@ impl History {
                 Ok(mut record) if record.id.as_bytes() == key && is_whole(&dir, &record) => {
                     // A trace is of no use to anybody but its reader: a build is kept without it.
                     record.trace = record.trace.filter(|blob| has(&dir, &record.id, *blob, FileKind::Trace));
+                    record.usage = record.usage.filter(|blob| has(&dir, &record.id, *blob, FileKind::Usage));
                     state.ended.insert(record.id.clone(), Arc::new(record));
                 }
                 Ok(record) => tracing::warn!(build = %record.id, "files of the build history are damaged"),
@@ -368,7 +369,7 @@ fn remove(path: &Path) -> bool {
 
 /// Its files are there in full length; after a power loss they may not be.
 fn is_whole(dir: &Path, record: &HistoryRecord) -> bool {
-    let mut needed = record.blobs().filter(|(_, kind)| *kind != FileKind::Trace);
+    let mut needed = record.blobs().filter(|(_, kind)| !matches!(kind, FileKind::Trace | FileKind::Usage));
     needed.all(|(blob, kind)| has(dir, &record.id, blob, kind))
 }
 

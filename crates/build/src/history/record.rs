@@ -36,6 +36,9 @@ pub struct HistoryRecord {
     /// What was done when, as spans; `None` until it is written, a moment after the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<HistoryBlob>,
+    /// What steps used, a JSON object on a line for each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<HistoryBlob>,
     /// What the client was told (`containerimage.digest`…).
     #[serde(default)]
     pub response: BTreeMap<String, String>,
@@ -109,6 +112,7 @@ impl HistoryRecord {
             error: None,
             log: None,
             trace: None,
+            usage: None,
             response: BTreeMap::new(),
             attestations: Vec::new(),
             tally: Tally::default(),
@@ -129,12 +133,13 @@ impl HistoryRecord {
         let log = self.log.map(|blob| (blob, FileKind::Log));
         let error = self.error.as_ref().map(|error| (error.status, FileKind::Error));
         let trace = self.trace.map(|blob| (blob, FileKind::Trace));
+        let usage = self.usage.map(|blob| (blob, FileKind::Usage));
         let said = self
             .attestations
             .iter()
             .zip(0..)
             .map(|(said, number)| (said.predicate, FileKind::Attestation(number)));
-        log.into_iter().chain(error).chain(trace).chain(said)
+        log.into_iter().chain(error).chain(trace).chain(usage).chain(said)
     }
 }
 
@@ -144,19 +149,21 @@ pub(super) enum FileKind {
     Log,
     Error,
     Trace,
+    Usage,
     /// Counted from 0 without gaps.
     Attestation(u16),
 }
 
 impl FileKind {
     /// Those that a build has one of at most.
-    pub(super) const SINGLE: [Self; 3] = [Self::Log, Self::Error, Self::Trace];
+    pub(super) const SINGLE: [Self; 4] = [Self::Log, Self::Error, Self::Trace, Self::Usage];
 
     pub(super) fn file_name(self, id: &str) -> String {
         match self {
             Self::Log => format!("{id}.log"),
             Self::Error => format!("{id}.error"),
             Self::Trace => format!("{id}.trace"),
+            Self::Usage => format!("{id}.usage"),
             Self::Attestation(number) => format!("{id}.attestation{number}"),
         }
     }

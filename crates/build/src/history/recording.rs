@@ -12,6 +12,7 @@ use super::{History, HistoryEventKind};
 use crate::explain::Explained;
 use crate::provenance::RecordedAttestation;
 use crate::request::BuildOutcome;
+use crate::usage::Usages;
 
 /// Bytes hashed at a time.
 const CHUNK: usize = 128 << 10;
@@ -41,10 +42,11 @@ impl Recording {
         mut self,
         outcome: &Result<BuildOutcome, BuildError>,
         explained: Vec<Explained>,
+        usages: Usages,
     ) {
         self.progress.close();
         self.progress.closed().await;
-        match self.keep(outcome, explained).await {
+        match self.keep(outcome, explained, usages).await {
             Ok(record) => {
                 self.finished = true;
                 if let Some(trace) = self.trace.take().filter(|_| !record.internal) {
@@ -62,6 +64,7 @@ impl Recording {
         &self,
         outcome: &Result<BuildOutcome, BuildError>,
         explained: Vec<Explained>,
+        usages: Usages,
     ) -> io::Result<Arc<HistoryRecord>> {
         let log = self.history.file(&self.record.id, FileKind::Log);
         let error_file = self.history.file(&self.record.id, FileKind::Error);
@@ -69,7 +72,8 @@ impl Recording {
         let said = outcome.as_ref().map(|outcome| outcome.attestations.clone()).unwrap_or_default();
         let paths = (0..).map(|number| self.history.file(&self.record.id, FileKind::Attestation(number)));
         let said: Vec<_> = said.into_iter().zip(paths).collect();
-        let (log, status, said) = tokio::task::spawn_blocking(move || {
+        let usage_file = self.history.file(&self.record.id, FileKind::Usage);
+        let (log, status, usage, said) = tokio::task::spawn_blocking(move || {
             let status = match status {
                 None => None,
                 Some(bytes) => {
@@ -78,13 +82,18 @@ impl Recording {
                 }
             };
             let said = said.into_iter().map(keep_attestation).collect::<io::Result<Vec<_>>>()?;
-            Ok::<_, io::Error>((hash(&log)?, status, said))
+            let usage = match usages.is_empty() {
+                true => None,
+                false => Some(keep_usages(&usage_file, &usages)?),
+            };
+            Ok::<_, io::Error>((hash(&log)?, status, usage, said))
         })
         .await
         .map_err(io::Error::other)??;
         let mut record = (*self.record).clone();
         record.completed_ms = Some(now_ms());
         record.log = Some(log);
+        record.usage = usage;
         record.attestations = said;
         record.tally = self.progress.tally();
         record.explained = explained;
@@ -125,6 +134,13 @@ impl Drop for Recording {
         // Those who read the log hold the file.
         self.history.remove_files_later(id);
     }
+}
+
+fn keep_usages(path: &Path, usages: &Usages) -> io::Result<HistoryBlob> {
+    let mut file = io::BufWriter::new(std::fs::File::create(path)?);
+    usages.write(&mut file)?;
+    io::Write::flush(&mut file)?;
+    hash(path)
 }
 
 fn keep_attestation((said, path): (RecordedAttestation, PathBuf)) -> io::Result<HistoryAttestation> {

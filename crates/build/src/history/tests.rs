@@ -6,6 +6,7 @@ use rbuild_store::StoreOptions;
 
 use super::*;
 use crate::request::{BuildOutcome, What};
+use crate::usage::Usages;
 
 fn encode(error: &BuildError) -> Vec<u8> {
     error.message.clone().into_bytes()
@@ -87,7 +88,7 @@ async fn run(history: &History, id: &str, outcome: Result<BuildOutcome, BuildErr
     step.started();
     step.log(1, b"hello");
     step.completed(None);
-    recording.finish(&outcome, Vec::new()).await;
+    recording.finish(&outcome, Vec::new(), Usages::default()).await;
 }
 
 /// As if the build had ended `seconds` ago.
@@ -159,7 +160,7 @@ async fn listeners_hear_of_builds_in_order_and_running_ones_cannot_be_deleted() 
     assert!(known.is_empty());
     let (recording, _) = place.history.begin(&request("a")).await.unwrap();
     assert!(matches!(place.history.delete("a").await, Err(HistoryRefusal::Running(_))));
-    recording.finish(&Ok(BuildOutcome::default()), Vec::new()).await;
+    recording.finish(&Ok(BuildOutcome::default()), Vec::new(), Usages::default()).await;
     place.history.delete("a").await.unwrap();
     assert!(matches!(place.history.delete("a").await, Err(HistoryRefusal::Unknown(_))));
     drop(place.history.begin(&request("b")).await.unwrap());
@@ -181,7 +182,7 @@ async fn what_clients_ask_for_themselves_is_not_listed_and_soon_gone() {
     let (_, mut events) = place.history.listen();
     let asked = BuildRequest { internal: true, ..request("asked") };
     let (recording, _) = place.history.begin(&asked).await.unwrap();
-    recording.finish(&Ok(BuildOutcome::default()), Vec::new()).await;
+    recording.finish(&Ok(BuildOutcome::default()), Vec::new(), Usages::default()).await;
     assert!(place.ids().is_empty() && events.try_recv().is_err());
     assert!(place.history.log("asked").is_some(), "its events may be asked for a moment later");
     age(&place.history, "asked", 61);

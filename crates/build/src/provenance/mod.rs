@@ -179,6 +179,7 @@ impl Recorder {
             let root = Request { args: of_client, ..Request::default() };
             request.root = Some(Box::new(Root { config: config_of(&self.options).into(), request: root }));
         }
+        let usages = context.explainer.usages();
         let steps = Steps::of(definition, without_password).map_err(|error| unreadable(&error))?;
         let source = definition.source.as_ref().map(|source| steps.source_json(source, without_password));
         let source = source.transpose().map_err(|error| unreadable(&error))?;
@@ -193,7 +194,12 @@ impl Recorder {
             is_complete: inputs.is_complete(),
             is_hermetic: inputs.is_hermetic(),
             vcs: vcs.collect(),
-            steps: Some(raw(steps.config_json())?),
+            measured: match usages.is_empty() {
+                true => None,
+                false => Some(raw(steps.config_json(|vertex| usages.of(vertex)))?),
+            },
+            machine: context.machine.samples(),
+            steps: Some(raw(steps.config_json(|_| None))?),
             source: source.map(raw).transpose()?,
             outputs: outputs(context, graph, &steps)?,
             builder_platform: context.worker.platforms().first().map(ToString::to_string).unwrap_or_default(),
@@ -220,12 +226,19 @@ impl Facts {
         }
         self.request.secrets.clear();
         self.request.ssh.clear();
-        Self { is_request_complete: is_complete, steps: None, source: None, outputs: Vec::new(), ..self }
+        Self {
+            is_request_complete: is_complete,
+            steps: None,
+            measured: None,
+            source: None,
+            outputs: Vec::new(),
+            ..self
+        }
     }
 }
 
 fn record(id: Option<String>, facts: &Facts) -> Result<RecordedAttestation, BuildError> {
-    let options = ProvenanceOptions::default();
+    let options = ProvenanceOptions { usage: true, ..ProvenanceOptions::default() };
     let json = facts.render(&options, None).map_err(|error| unreadable(&error))?;
     Ok(RecordedAttestation {
         id,

@@ -32,6 +32,8 @@ pub(crate) struct ProvenanceOptions {
     /// The user's word that the build gives the same bytes again.
     pub(crate) reproducible: bool,
     pub(crate) inline_only: bool,
+    /// What steps and the machine used, too.
+    pub(crate) usage: bool,
     pub(crate) file_name: String,
 }
 
@@ -43,6 +45,7 @@ impl Default for ProvenanceOptions {
             builder_id: String::new(),
             reproducible: false,
             inline_only: false,
+            usage: false,
             file_name: "provenance.json".into(),
         }
     }
@@ -78,6 +81,7 @@ impl ProvenanceOptions {
                 }
                 "builder-id" => parsed.builder_id = value,
                 "reproducible" => parsed.reproducible = flag("reproducible", &value)?,
+                "capture-usage" => parsed.usage = flag("capture-usage", &value)?,
                 "inline-only" => parsed.inline_only = flag("inline-only", &value)?,
                 "filename" if !value.is_empty() => parsed.file_name = value,
                 "filename" | "disabled" | "type" => {}
@@ -173,10 +177,10 @@ mod tests {
         assert_eq!(parse("false").unwrap(), None);
         assert_eq!(parse("mode=min,disabled=true").unwrap(), None);
         let all = parse(
-            r#"mode=min,version=v0.2,"builder-id=https://x/a,b",reproducible=true,inline-only=1,filename=f.json"#,
+            r#"mode=min,version=v0.2,"builder-id=https://x/a,b",reproducible=true,inline-only=1,capture-usage=true,filename=f.json"#,
         );
         let all = all.unwrap().unwrap();
-        assert!(!all.max && all.version == Version::V02 && all.reproducible && all.inline_only);
+        assert!(!all.max && all.version == Version::V02 && all.reproducible && all.inline_only && all.usage);
         assert_eq!((all.builder_id.as_str(), all.file_name.as_str()), ("https://x/a,b", "f.json"));
     }
 

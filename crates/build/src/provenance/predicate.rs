@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use rbuild_exec::MachineSample;
 use rbuild_exporter::{ExportError, MakePredicate};
 use rbuild_oci::format_time;
 use rbuild_store::{LayerBlob, RefId};
@@ -34,6 +35,10 @@ pub(crate) struct Facts {
     /// What the client says of its working copy.
     pub(crate) vcs: Map,
     pub(crate) steps: Option<Box<RawValue>>,
+    /// The same with what they used, if that is known.
+    pub(crate) measured: Option<Box<RawValue>>,
+    /// What the machine did meanwhile.
+    pub(crate) machine: Vec<MachineSample>,
     pub(crate) source: Option<Box<RawValue>>,
     /// Which layer each output of the steps ends with.
     pub(crate) outputs: Vec<(String, RefId)>,
@@ -187,6 +192,8 @@ struct Own<'a> {
     source: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     layers: BTreeMap<&'a str, Vec<Vec<Layer<'a>>>>,
+    #[serde(rename = "sysUsage", skip_serializing_if = "<[_]>::is_empty")]
+    machine: &'a [MachineSample],
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -294,7 +301,7 @@ impl Facts {
                     request: &self.request,
                 },
                 internal_parameters: Internal {
-                    build_config: self.steps.as_deref(),
+                    build_config: self.told_steps(options),
                     builder_platform: &self.builder_platform,
                     dockerfile_version: dockerfile_version(),
                 },
@@ -305,7 +312,7 @@ impl Facts {
                     invocation: &self.invocation,
                     started: time(self.started_ms),
                     finished: time(crate::history::now_ms()),
-                    buildkit_metadata: self.own(layers),
+                    buildkit_metadata: self.own(options, layers),
                     buildkit_hermetic: self.is_hermetic,
                     buildkit_completeness: CompletenessV1 {
                         request: self.is_request_complete,
@@ -335,7 +342,7 @@ impl Facts {
                     platform: &self.builder_platform,
                 },
             },
-            build_config: self.steps.as_deref(),
+            build_config: self.told_steps(options),
             metadata: MetadataV02 {
                 invocation: &self.invocation,
                 started: time(self.started_ms),
@@ -347,14 +354,24 @@ impl Facts {
                 },
                 reproducible: options.reproducible,
                 hermetic: self.is_hermetic,
-                own: self.own(layers),
+                own: self.own(options, layers),
             },
         };
         rbuild_oci::json::to_vec(&predicate)
     }
 
-    fn own<'a>(&'a self, layers: Option<&'a [LayerBlob]>) -> Own<'a> {
-        Own { vcs: &self.vcs, source: self.source.as_deref(), layers: self.layers(layers.unwrap_or(&[])) }
+    /// With what they used, if that is wanted and known.
+    fn told_steps(&self, options: &ProvenanceOptions) -> Option<&RawValue> {
+        self.measured.as_deref().filter(|_| options.usage).or(self.steps.as_deref())
+    }
+
+    fn own<'a>(&'a self, options: &ProvenanceOptions, layers: Option<&'a [LayerBlob]>) -> Own<'a> {
+        Own {
+            vcs: &self.vcs,
+            source: self.source.as_deref(),
+            layers: self.layers(layers.unwrap_or(&[])),
+            machine: if options.usage { &self.machine } else { &[] },
+        }
     }
 
     /// By output of a step, the layers that it consists of, as far as they are layers of the result.

@@ -16,6 +16,8 @@ fn facts(options: &BTreeMap<String, String>) -> Facts {
         is_hermetic: false,
         vcs: BTreeMap::new(),
         steps: Some(raw("{}".into()).unwrap()),
+        measured: Some(raw(r#"{"used":1}"#.into()).unwrap()),
+        machine: Vec::new(),
         source: None,
         outputs: Vec::new(),
         builder_platform: "linux/amd64".into(),
@@ -87,4 +89,16 @@ fn both_versions_tell_the_same() {
     let new = render(&facts, &ProvenanceOptions { version: options::Version::V1, ..options });
     assert_eq!(new["buildDefinition"]["externalParameters"]["configSource"]["path"], "f");
     assert_eq!(new["runDetails"]["metadata"]["buildkit_reproducible"], true);
+}
+
+#[test]
+fn what_steps_used_is_told_to_those_who_ask_for_it() {
+    let facts = facts(&map(&[]));
+    let config = |usage, facts: &Facts| {
+        let options = ProvenanceOptions { usage, ..ProvenanceOptions::default() };
+        render(facts, &options)["buildDefinition"]["internalParameters"]["buildConfig"].clone()
+    };
+    assert_eq!(config(false, &facts), serde_json::json!({}));
+    assert_eq!(config(true, &facts), serde_json::json!({"used": 1}));
+    assert!(config(true, &facts.reduced()).is_null());
 }

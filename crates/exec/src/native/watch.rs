@@ -21,6 +21,7 @@ use crate::runtime::{ExitStatus, Input, Output, ProcessIo, Sandbox};
 use crate::spec::TermSize;
 use crate::streams::{Streams, Terminal, next};
 use crate::stubs;
+use crate::usage::{Meter, StepUsage};
 
 const SIGKILL: i32 = 9;
 
@@ -48,9 +49,20 @@ pub(super) async fn run(
         pipes(&mut watch.streams, &mut launched, &mut io)?;
     }
     let ctl = reactor_socket(launched.ctl).map_err(|err| io_error("watch the step", &err))?;
-    let cancelled = watch.follow(&ctl, &mut io.resize, &mut io.signals, &cancel).await?;
+    let following = watch.follow(&ctl, &mut io.resize, &mut io.signals, &cancel);
+    let cancelled = match &mut launched.kept.meter {
+        None => following.await?,
+        Some(meter) => tokio::select! {
+            followed = following => followed?,
+            never = meter.watch() => match never {},
+        },
+    };
     let streams = watch.streams.finish(cancelled).await;
-    let oom_killed = clean_up(launched.kept, watch.stubs).await?;
+    let (oom_killed, usage) = clean_up(launched.kept, watch.stubs).await?;
+    if let (Some(told), Some(usage)) = (io.usage.take(), usage) {
+        // Nobody needs to be waiting for it.
+        told.send(usage).ok();
+    }
     if cancelled {
         return Err(ExecError::Cancelled);
     }
@@ -192,21 +204,22 @@ fn pipes(streams: &mut Streams, launched: &mut Launched, io: &mut ProcessIo) -> 
     Ok(())
 }
 
-/// Removes empty mount points and the cgroup; says whether the kernel killed for lack of memory.
-async fn clean_up(kept: Kept, paths: Vec<PathBuf>) -> Result<bool, ExecError> {
+/// Removes empty mount points and the cgroup; says whether the kernel killed for lack of memory, and what was used.
+async fn clean_up(kept: Kept, paths: Vec<PathBuf>) -> Result<(bool, Option<StepUsage>), ExecError> {
     if paths.is_empty() && kept.cgroup.is_none() {
-        return Ok(false);
+        return Ok((false, None));
     }
     blocking(move || {
         if let Some(dir) = &kept.write_dir {
             stubs::remove(dir, &paths)?;
         }
         let Some(cgroup) = kept.cgroup else {
-            return Ok(false);
+            return Ok((false, None));
         };
+        let usage = kept.meter.map(Meter::finish);
         let oom_killed = cgroup.oom_killed();
         cgroup.remove();
-        Ok(oom_killed)
+        Ok((oom_killed, usage))
     })
     .await?
 }

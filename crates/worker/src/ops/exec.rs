@@ -9,9 +9,9 @@ use rbuild_oci::Platform;
 use rbuild_session::SessionGroup;
 use rbuild_solver::OpContext;
 use rbuild_store::Ref;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use crate::error::OpError;
+use crate::error::{OpError, OutOfMemory};
 use crate::mounts::{self, Prepared};
 use crate::op::LlbOp;
 use crate::scope::{self, Scope};
@@ -46,11 +46,18 @@ pub(crate) async fn run(
     emulate(op).await?;
     let permit = op.worker.permits.take(op.claim(cx), cx.cancel()).await?;
     let begun = std::time::Instant::now();
-    let (io, output) = io();
+    let memory = u64::try_from(spec.resources.memory).ok().filter(|limit| *limit > 0);
+    let (mut io, output) = io();
+    let (told, mut used) = oneshot::channel();
+    io.usage = op.worker.options.measure.then_some(told);
     let running = op.worker.options.runtime.run(spec, io, cx.cancel().clone());
     let (status, ()) = tokio::join!(running, logs::forward(cx, output));
     drop(permit);
-    if let Err(error) = check(exec, status) {
+    if let Ok(usage) = used.try_recv() {
+        let witnesses = cx.scopes().into_iter().filter_map(|scope| scope.witness);
+        witnesses.for_each(|witness| witness.used(&cx.vertex().digest, &usage));
+    }
+    if let Err(error) = check(exec, status, memory) {
         // Who comes while it is being kept gets the error without it.
         let wanted = cx.scopes().into_iter().find_map(|scope| scope.failed);
         return Err(match wanted.filter(|_| !matches!(error, OpError::Cancelled)) {
@@ -112,7 +119,9 @@ fn io() -> (ProcessIo, mpsc::Receiver<Chunk>) {
 }
 
 /// Fails unless the process ended with a code that counts as success.
-fn check(exec: &ExecOp, status: Result<ExitStatus, ExecError>) -> Result<(), OpError> {
+///
+/// `memory`: bytes that it might have.
+fn check(exec: &ExecOp, status: Result<ExitStatus, ExecError>, memory: Option<u64>) -> Result<(), OpError> {
     let command = || quote(&exec.meta.args.join(" "));
     let status = match status {
         Ok(status) => status,
@@ -128,7 +137,8 @@ fn check(exec: &ExecOp, status: Result<ExitStatus, ExecError>) -> Result<(), OpE
     if succeeded {
         return Ok(());
     }
-    Err(OpError::Exit { command: command(), code, oom: status.oom_killed, left: None })
+    let oom = status.oom_killed.then_some(OutOfMemory { limit: memory });
+    Err(OpError::Exit { command: command(), code, oom, left: None })
 }
 
 pub(crate) async fn spec(
@@ -168,7 +178,10 @@ pub(crate) async fn spec(
         dns: op.worker.options.dns.clone(),
         ulimits: ulimits(meta),
         cgroup_parent: Some(meta.cgroup_parent.clone()).filter(|parent| !parent.is_empty()),
-        resources: op.resources.as_ref().map(resources).unwrap_or_default(),
+        resources: {
+            let asked = op.resources.as_ref().map(resources).unwrap_or_default();
+            op.worker.options.step_limits.bound(asked)
+        },
         tty: None,
         remove_stubs_recursive: meta.remove_mount_stubs_recursive,
     })
@@ -255,20 +268,32 @@ mod tests {
     #[test]
     fn a_failing_process_is_told_in_upstreams_words() {
         let exec = exec(&["/bin/sh", "-c", "echo \"a\\b\"; exit 3"], &[]);
-        let error = check(&exec, Ok(ExitStatus::exited(3))).unwrap_err();
+        let error = check(&exec, Ok(ExitStatus::exited(3)), None).unwrap_err();
         assert_eq!(
             error.to_string(),
             r#"process "/bin/sh -c echo \"a\\b\"; exit 3" did not complete successfully: exit code: 3"#
         );
         assert_eq!(error.exit_code(), Some(3));
-        assert!(matches!(check(&exec, Err(ExecError::Cancelled)), Err(OpError::Cancelled)));
+        assert!(matches!(check(&exec, Err(ExecError::Cancelled), None), Err(OpError::Cancelled)));
+    }
+
+    #[test]
+    fn a_process_out_of_memory_is_told_its_limit() {
+        let status = ExitStatus { oom_killed: true, ..ExitStatus::signaled(9) };
+        let said = |limit| check(&exec(&["x"], &[]), Ok(status), limit).unwrap_err().to_string();
+        assert!(said(None).ends_with("exit code: 137 (out of memory)"), "{}", said(None));
+        let text = said(Some(1 << 20));
+        assert!(
+            text.ends_with("exit code: 137 (out of memory: the step's limit is 1048576 bytes)"),
+            "{text}"
+        );
     }
 
     #[test]
     fn other_codes_can_count_as_success() {
         let exec = exec(&["x"], &[3, 7]);
-        assert!(check(&exec, Ok(ExitStatus::exited(7))).is_ok());
-        assert!(check(&exec, Ok(ExitStatus::exited(0))).is_err());
+        assert!(check(&exec, Ok(ExitStatus::exited(7)), None).is_ok());
+        assert!(check(&exec, Ok(ExitStatus::exited(0)), None).is_err());
     }
 
     #[test]

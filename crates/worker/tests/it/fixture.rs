@@ -93,6 +93,8 @@ impl Fixture {
             runtime: Arc::new(runtime),
             max_unpacked_bytes: 1 << 30,
             parallelism: 4,
+            step_limits: rbuild_exec::StepLimits::default(),
+            measure: false,
             entitlements: Entitlements::none(),
             network: rbuild_exec::NetMode::Host,
             dns: DnsConfig::default(),
