@@ -36,6 +36,13 @@ pub(crate) fn is_unified() -> bool {
     *UNIFIED.get_or_init(|| Path::new(BASE).join("cgroup.controllers").exists())
 }
 
+/// The controller and the directory of a cgroup of version 1, by the file through which processes join it.
+pub(crate) fn own_part(procs: &Path) -> Option<(&str, &Path)> {
+    let dir = procs.parent()?;
+    let controller = dir.strip_prefix(BASE).ok()?.iter().next()?.to_str()?;
+    Some((controller, dir))
+}
+
 /// One cgroup (or one per controller); removed by [`Cgroup::remove`], or best effort when dropped.
 #[derive(Debug)]
 pub(crate) struct Cgroup {

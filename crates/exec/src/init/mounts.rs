@@ -74,7 +74,7 @@ fn mount(root: &Root, job: &Job, data: &[u8], dest: &str, item: &Item<'_>) -> Re
             let flags = MountFlags { readonly: !insecure, ..DATA_ONLY };
             simple("sysfs", flags)?.attach(place::plain_dir(root, dest)?)
         }
-        Item::Cgroup => cgroup(root, dest, insecure),
+        Item::Cgroup => cgroups(root, dest, &job.cgroups, insecure),
         Item::File(source) => {
             let tree = MountTree::bind(source, true)?;
             tree.set(MountFlags { readonly: true, ..DATA_ONLY })?;
@@ -91,18 +91,33 @@ fn simple(kind: &'static str, flags: MountFlags) -> Result<MountTree> {
     FsMount::open(kind)?.mount(flags)
 }
 
-/// The step's own cgroup, where the host has the unified hierarchy alone; elsewhere the directory stays empty, for
-/// version 1 hierarchies show every other step's.
-fn cgroup(root: &Root, dest: &str, insecure: bool) -> Result<()> {
-    if !crate::cgroup::is_unified() {
+/// The step's own cgroup. Of version 1 there is a directory for each controller, of which the step sees its own part;
+/// where it has none, the directory stays empty, for the whole hierarchies show every other step's.
+fn cgroups(root: &Root, dest: &str, joined: &[PathBuf], insecure: bool) -> Result<()> {
+    let target = match root.open_path(dest) {
+        Ok(target) => target,
+        Err(err) if err.is_not_found() => return Ok(()),
+        Err(err) => return Err(err),
+    };
+    let flags = MountFlags { readonly: !insecure, ..DATA_ONLY };
+    if crate::cgroup::is_unified() {
+        return simple("cgroup2", flags)?.attach(target);
+    }
+    if joined.is_empty() {
         return Ok(());
     }
-    let flags = MountFlags { readonly: !insecure, ..DATA_ONLY };
-    match root.open_path(dest) {
-        Ok(target) => simple("cgroup2", flags)?.attach(target),
-        Err(err) if err.is_not_found() => Ok(()),
-        Err(err) => Err(err),
+    let mut places = FsMount::open("tmpfs")?;
+    places.string("mode", "755")?;
+    let places = places.mount(DATA_ONLY)?;
+    places.attach(target)?;
+    let inside = places.root()?;
+    for (controller, dir) in joined.iter().filter_map(|procs| crate::cgroup::own_part(procs)) {
+        inside.mkdir(controller, 0o755)?;
+        let part = MountTree::bind(dir, !insecure)?;
+        part.set(flags)?;
+        part.attach(inside.open_path(controller)?)?;
     }
+    places.set(MountFlags { readonly: true, ..DATA_ONLY })
 }
 
 /// The mount that the step asked for, and whether it is a directory. `scratch` may be covered meanwhile.

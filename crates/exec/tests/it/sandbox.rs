@@ -143,6 +143,23 @@ async fn root_a_proc_that_is_a_link_is_refused() {
 }
 
 #[tokio::test]
+async fn root_a_step_with_a_cgroup_of_its_own_sees_it_and_cannot_change_it() {
+    let place = Place::new();
+    let mut spec = place.script(
+        "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory.max 2>/dev/null
+         echo 1 2>/dev/null >memory/memory.limit_in_bytes && echo changed
+         echo 1 2>/dev/null >memory.max && echo changed
+         echo 1 2>/dev/null >new && echo made; true",
+    );
+    spec.resources = Resources { memory: 32 << 20, ..Resources::default() };
+    match place.run(spec).await {
+        Ok(done) => assert_eq!(done.out, "33554432\n", "{done:?}"),
+        // No such controller here.
+        Err(err) => assert!(err.to_string().contains("memory"), "{err}"),
+    }
+}
+
+#[tokio::test]
 async fn root_a_memory_limit_is_kept_and_told() {
     let place = Place::new();
     let mut spec =
