@@ -21,8 +21,8 @@ use tonic::{Code, Request, Status};
 use crate::wire::{block_on, channel};
 
 /// A build of ours, driven by calls.
-struct Driven {
-    bridge: LlbBridgeClient<Channel>,
+pub(crate) struct Driven {
+    pub(crate) bridge: LlbBridgeClient<Channel>,
     id: String,
     solve: tokio::task::JoinHandle<Result<(), Status>>,
 }
@@ -32,7 +32,7 @@ impl Driven {
         Self::start_with(daemon, SolveRequest::default()).await
     }
 
-    async fn start_with(daemon: &TestDaemon, request: SolveRequest) -> Self {
+    pub(crate) async fn start_with(daemon: &TestDaemon, request: SolveRequest) -> Self {
         let channel = channel(daemon).await;
         let id = random_id();
         let request = SolveRequest { r#ref: id.clone(), ..request };
@@ -47,7 +47,7 @@ impl Driven {
         request
     }
 
-    async fn solve(&mut self, state: &State) -> Result<String, Status> {
+    pub(crate) async fn solve(&mut self, state: &State) -> Result<String, Status> {
         let request = self.call(wire::SolveRequest {
             definition: Some(state.marshal(&MarshalOptions::default()).unwrap().to_wire()),
             allow_result_return: true,
@@ -83,8 +83,13 @@ impl Driven {
         self.bridge.new_container(request).await.map(drop)
     }
 
-    async fn finish(mut self) -> Result<(), Status> {
-        let request = self.call(wire::ReturnRequest { result: Some(wire::Result::default()), error: None });
+    async fn finish(self) -> Result<(), Status> {
+        self.finish_with(wire::Result::default()).await
+    }
+
+    /// Ends the build with that result.
+    pub(crate) async fn finish_with(mut self, result: wire::Result) -> Result<(), Status> {
+        let request = self.call(wire::ReturnRequest { result: Some(result), error: None });
         self.bridge.r#return(request).await?;
         self.solve.await.unwrap()
     }

@@ -37,6 +37,7 @@ mod d2_platforms;
 mod d3_imagetools;
 mod d4_results;
 mod d5_attestations;
+mod d5_returned;
 mod d6_debug;
 mod d6_run;
 mod daemonless;

@@ -29,6 +29,7 @@ mod request;
 mod results;
 mod run;
 mod sbom;
+mod statements;
 mod upkeep;
 mod usage;
 

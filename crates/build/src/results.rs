@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::bridge::BuildContext;
 use crate::request::What;
+use crate::statements::Reader;
 
 /// `refs.platforms`, as frontends write it.
 #[derive(Debug, Deserialize)]
@@ -60,7 +61,38 @@ pub(crate) async fn results(
             Ok::<_, BuildError>(ExportRef { id, platform, reference, config, base, attestations })
         }
     });
-    futures::future::try_join_all(solve).await
+    let mut parts = futures::future::try_join_all(solve).await?;
+    attest(context, result, &platforms, &mut parts).await?;
+    Ok(parts)
+}
+
+/// Reads what the frontend says of the parts.
+async fn attest(
+    context: &BuildContext,
+    result: &FrontendResult,
+    platforms: &[NamedPlatform],
+    parts: &mut [ExportRef],
+) -> Result<(), BuildError> {
+    let mut reader = Reader::default();
+    let mut left: BTreeSet<&String> = result.attestations.keys().collect();
+    for part in parts {
+        let name = part.id.clone().or_else(|| platforms.first().map(|named| named.id.clone()));
+        let name = name.or_else(|| part.platform.as_ref().map(ToString::to_string));
+        let name = name.unwrap_or_else(|| Platform::host().to_string());
+        if let Some(said) = result.attestations.get(&name) {
+            part.attestations = reader.read(said).await?;
+        }
+        left.remove(&name);
+    }
+    for name in left {
+        let short = format!("Attestations for {name:?}, which is no part of the result, are left out");
+        context.step("verifying attestations").warn(warning(short));
+    }
+    Ok(())
+}
+
+fn warning(short: String) -> Warning {
+    Warning { level: 1, short, detail: Vec::new(), url: String::new(), info: None, ranges: Vec::new() }
 }
 
 fn platform_of(config: Option<&[u8]>) -> Option<Platform> {
@@ -112,15 +144,7 @@ impl Requested {
     pub(crate) fn compare(&self, context: &BuildContext, parts: &[ExportRef]) {
         let made: Vec<Platform> = parts.iter().filter_map(|part| part.platform.clone()).collect();
         if let Some(short) = self.difference(&made) {
-            let warning = Warning {
-                level: 1,
-                short,
-                detail: Vec::new(),
-                url: String::new(),
-                info: None,
-                ranges: Vec::new(),
-            };
-            context.step("verifying platforms").warn(warning);
+            context.step("verifying platforms").warn(warning(short));
         }
     }
 

@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use rbuild_exporter::{Attestation, Predicate, Subject};
+use rbuild_exporter::Attestation;
 use rbuild_frontend::{Bridge as _, BuildError, ErrorCode, ImageQuery, ResolveMode, ScanTarget};
 use rbuild_llb::{
     Attached, Constraints, Definition, ExecOptions, ImageOptions, LlbError, MarshalOptions, MountOptions,
@@ -16,23 +15,17 @@ use rbuild_llb::{
 };
 use rbuild_oci::{ImageConfig, ImageRef, Platform};
 use rbuild_sys::{FileKind, Root};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use crate::bridge::{BuildBridge, BuildContext};
 use crate::files;
 use crate::provenance::Fields;
+use crate::statements::{MAX_BYTES, MAX_STATEMENTS, statement};
 
 /// Who looks unless the user says otherwise, as with upstream.
 const DEFAULT_GENERATOR: &str = "docker/buildkit-syft-scanner:stable-1";
 const DESTINATION: &str = "/run/out";
 const SOURCE: &str = "/run/src/core/sbom";
 const EXTRAS: &str = "/run/src/extras";
-/// Bytes of all statements of one result: they are in memory until it is exported.
-const MAX_BYTES: u64 = 64 << 20;
-/// Statements of one result.
-const MAX_STATEMENTS: usize = 1_000;
-
 /// Who lists packages, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scanner {
@@ -47,23 +40,6 @@ pub(crate) struct Scanned {
     pub(crate) attestations: Vec<Attestation>,
     /// The scan with all that it looked at.
     pub(crate) definition: Definition,
-}
-
-#[derive(Debug, Deserialize)]
-struct Statement {
-    #[serde(rename = "predicateType")]
-    predicate_type: String,
-    #[serde(default)]
-    subject: Option<Vec<StatementSubject>>,
-    predicate: Box<RawValue>,
-}
-
-#[derive(Debug, Deserialize)]
-struct StatementSubject {
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    digest: BTreeMap<String, String>,
 }
 
 impl Scanner {
@@ -204,19 +180,6 @@ fn statements(root: &Root, generator: &str) -> Result<Vec<Attestation>, BuildErr
         found.push(statement(name, &bytes).map_err(said)?);
     }
     Ok(found)
-}
-
-fn statement(file_name: String, bytes: &[u8]) -> Result<Attestation, String> {
-    let statement: Statement = serde_json::from_slice(bytes)
-        .map_err(|error| format!("{file_name} is no in-toto statement: {error}"))?;
-    let subjects = statement.subject.unwrap_or_default();
-    Ok(Attestation {
-        predicate_type: statement.predicate_type,
-        predicate: Predicate::Known(Bytes::copy_from_slice(statement.predicate.get().as_bytes())),
-        subjects: subjects.into_iter().map(|s| Subject { name: s.name, digest: s.digest }).collect(),
-        file_name,
-        inline_only: false,
-    })
 }
 
 #[cfg(test)]

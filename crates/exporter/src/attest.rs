@@ -37,7 +37,7 @@ pub struct Attestation {
     /// What is said.
     pub predicate: Predicate,
     /// What it is about; empty: the result itself.
-    pub subjects: Vec<Subject>,
+    pub subjects: Vec<About>,
     /// Its file's name beside a tree.
     pub file_name: String,
     /// Only for outputs that carry attestations within themselves: images.
@@ -57,6 +57,30 @@ pub enum Predicate {
 pub trait MakePredicate: Send + Sync + std::fmt::Debug {
     /// The JSON; `layers` are those of the image, `None` for outputs that have none.
     fn predicate(&self, layers: Option<&[LayerBlob]>) -> Result<Bytes>;
+}
+
+/// What a statement is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum About {
+    /// The result itself, under the names that it has.
+    Result,
+    /// The result itself, under that name.
+    ResultAs(String),
+    /// Something else.
+    Other(Subject),
+}
+
+impl About {
+    /// `own`: what the result is.
+    fn subjects(&self, own: &[Subject]) -> Vec<Subject> {
+        match self {
+            Self::Result => own.to_vec(),
+            Self::ResultAs(name) => {
+                own.iter().map(|own| Subject { name: name.clone(), digest: own.digest.clone() }).collect()
+            }
+            Self::Other(subject) => vec![subject.clone()],
+        }
+    }
 }
 
 /// Something that a statement is about.
@@ -108,7 +132,10 @@ pub(crate) fn statement(
         Predicate::Known(bytes) => bytes.clone(),
         Predicate::OfLayers(maker) => maker.predicate(layers)?,
     };
-    let subjects = if attestation.subjects.is_empty() { own } else { &attestation.subjects };
+    let subjects: Vec<Subject> = match attestation.subjects.as_slice() {
+        [] => own.to_vec(),
+        about => about.iter().flat_map(|about| about.subjects(own)).collect(),
+    };
     let internal = |error: std::fmt::Arguments<'_>| ExportError::Internal(error.to_string());
     let text = |value: &str| json::to_vec(value).map_err(|error| internal(format_args!("{error}")));
     // Put together by hand: the predicate goes in as it is.
@@ -117,7 +144,7 @@ pub(crate) fn statement(
     out.extend(br#","predicateType":"#);
     out.extend(text(&attestation.predicate_type)?);
     out.extend(br#","subject":"#);
-    out.extend(json::to_vec(subjects).map_err(|error| internal(format_args!("{error}")))?);
+    out.extend(json::to_vec(&subjects).map_err(|error| internal(format_args!("{error}")))?);
     out.extend(br#","predicate":"#);
     out.extend(&predicate[..]);
     out.push(b'}');
@@ -307,6 +334,21 @@ mod tests {
         let text = text.unwrap();
         let expected = r#"{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://example.org/p","subject":[{"name":"f","digest":{"sha256":"2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}}],"predicate":{"b":1,"a":"<"}}"#;
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn statements_name_the_result_and_other_things() {
+        let own = [Subject::new("f".into(), &Digest::of(b"x"))];
+        let other = Subject { name: "o".into(), digest: BTreeMap::new() };
+        let subjects = vec![About::Other(other), About::ResultAs("g".into()), About::Result];
+        let said = Attestation { subjects, ..attestation("1") };
+        let statement: serde_json::Value =
+            serde_json::from_slice(&statement(&said, &own, None).unwrap()).unwrap();
+        let subjects = statement["subject"].as_array().unwrap();
+        let names: Vec<_> = subjects.iter().map(|subject| subject["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["o", "g", "f"]);
+        assert_eq!(subjects[1]["digest"], subjects[2]["digest"]);
+        assert_eq!(subjects[0]["digest"], serde_json::json!({}));
     }
 
     #[test]

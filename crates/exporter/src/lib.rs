@@ -23,7 +23,7 @@ mod request;
 mod rewrite;
 mod stream;
 
-pub use attest::{Attestation, MakePredicate, Predicate, Subject};
+pub use attest::{About, Attestation, MakePredicate, Predicate, Subject};
 pub use error::{ExportError, ExportErrorKind};
 type Result<T> = std::result::Result<T, ExportError>;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use rbuild_llb::Definition;
 
-use crate::{Bridge, BridgeRef, BuildError};
+use crate::{Bridge, BridgeRef, BuildError, FrontendAttestation};
 
 /// Compiles a request into lazy results. The built-in Dockerfile frontend and images that act as frontends
 /// are both this.
@@ -47,6 +47,8 @@ pub struct FrontendResult {
     pub metadata: BTreeMap<String, Vec<u8>>,
     /// What lists of packages are to tell of besides the result, by the result's name (empty: the one without).
     pub scans: BTreeMap<String, Vec<ScanTarget>>,
+    /// What is said of the parts, by the id of their platform.
+    pub attestations: BTreeMap<String, Vec<FrontendAttestation>>,
 }
 
 /// Files that are no part of a result but of what it was made from.
@@ -61,6 +63,11 @@ pub struct ScanTarget {
 impl FrontendResult {
     /// A result with one reference and no metadata.
     pub fn single(reference: Option<Arc<dyn BridgeRef>>) -> Self {
-        Self { refs: ResultRefs::Single(reference), metadata: BTreeMap::new(), scans: BTreeMap::new() }
+        Self {
+            refs: ResultRefs::Single(reference),
+            metadata: BTreeMap::new(),
+            scans: BTreeMap::new(),
+            attestations: BTreeMap::new(),
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! frontend. All errors are a [`BuildError`]: a message for the user plus typed details.
 #![forbid(unsafe_code)]
 
+mod attestation;
 mod bridge;
 mod container;
 mod error;
@@ -15,6 +16,7 @@ mod frontend;
 mod process;
 pub mod subrequest;
 
+pub use attestation::{AttestationKind, AttestationSubject, FrontendAttestation};
 pub use bridge::{
     Bridge, BridgeRef, DirEntry, FileRange, GitMeta, ImageMeta, ImageQuery, ResolveMode, SharedRef,
     SolveRequest, SourceMeta, SourceQuery, Warning,

@@ -15,6 +15,7 @@ const FRONTEND: &[&str] = &[
     "statfile",
     "proto.refarray",
     "reference.output",
+    "reference.attestations",
     "frontend.inputs",
     "frontend.caps",
     "importcaches",

@@ -15,7 +15,7 @@ use rbuild_frontend::{
 use rbuild_llb::{Definition, Range, SourceInfo, SourceLocation, SourceOp, SourcePolicy};
 use rbuild_oci::Platform;
 
-use crate::ForwardedBuild;
+use crate::{ForwardedBuild, attestation};
 
 /// More platforms than anyone builds for at once.
 const MAX_RESULT_REFS: usize = 1_000;
@@ -166,16 +166,15 @@ pub(crate) fn result_to_wire(build: &ForwardedBuild, result: FrontendResult, arr
             wire::result::Result::RefsDeprecated(wire::RefMapDeprecated { refs })
         }
     };
-    wire::Result { result: Some(refs), metadata: result.metadata, attestations: BTreeMap::new() }
+    let attestations = attestation::to_wire(build, result.attestations);
+    wire::Result { result: Some(refs), metadata: result.metadata, attestations }
 }
 
 pub(crate) fn result_from_wire(
     build: &ForwardedBuild,
     wire: wire::Result,
 ) -> Result<FrontendResult, BuildError> {
-    if wire.attestations.values().any(|list| !list.attestation.is_empty()) {
-        return Err(BuildError::unimplemented("attestations in results are not supported by rbuildd yet"));
-    }
+    let attestations = attestation::from_wire(build, wire.attestations)?;
     let named = |refs: BTreeMap<String, String>| {
         if refs.len() > MAX_RESULT_REFS {
             return Err(BuildError::invalid(format!("a result of {} references is too large", refs.len())));
@@ -193,7 +192,7 @@ pub(crate) fn result_from_wire(
             named(map.refs.into_iter().map(|(name, reference)| (name, reference.id)).collect())?
         }
     };
-    Ok(FrontendResult { refs, metadata: wire.metadata, scans: BTreeMap::new() })
+    Ok(FrontendResult { refs, metadata: wire.metadata, scans: BTreeMap::new(), attestations })
 }
 
 pub(crate) fn warning(wire: wire::WarnRequest) -> Result<Warning, BuildError> {

@@ -7,6 +7,7 @@
 //! future takes the build out of the table; calls that are under way end with the bridge's own errors.
 #![forbid(unsafe_code)]
 
+mod attestation;
 mod caps;
 mod connection;
 mod container;

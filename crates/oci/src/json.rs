@@ -54,6 +54,21 @@ pub fn indented(text: &[u8]) -> Vec<u8> {
     out
 }
 
+/// JSON text without white space and with Go's escapes, fields in the order in which they were, which is what Go makes of
+/// text that it was given. Text that is not JSON comes out as something that is not JSON either.
+pub fn compacted(text: &[u8]) -> Vec<u8> {
+    let (mut in_string, mut escaped) = (false, false);
+    let kept = text.iter().copied().filter(|&byte| {
+        if in_string {
+            (in_string, escaped) = (byte != b'"' || escaped, byte == b'\\' && !escaped);
+            return true;
+        }
+        in_string = byte == b'"';
+        !byte.is_ascii_whitespace()
+    });
+    escape(&kept.collect::<Vec<u8>>())
+}
+
 /// The characters below occur in JSON text inside strings only, so a plain replacement is right.
 fn escape(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len() + 16);

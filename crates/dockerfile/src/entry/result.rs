@@ -92,5 +92,5 @@ pub(super) fn assemble(parts: Vec<Platformed>, build: &BuildRequest) -> Result<F
         metadata.insert("source.date.epoch".to_owned(), epoch.to_string().into_bytes());
     }
     let refs = if build.multi_platform { ResultRefs::Named(named) } else { ResultRefs::Single(single) };
-    Ok(FrontendResult { refs, metadata, scans })
+    Ok(FrontendResult { refs, metadata, scans, attestations: BTreeMap::new() })
 }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use rbuild_frontend::subrequest::{LinePosition, LineRange, Place, VERSION};
-use rbuild_frontend::{BuildError, ErrorCode, FrontendResult, ResultRefs};
+use rbuild_frontend::{BuildError, ErrorCode, FrontendResult};
 use rbuild_llb::Range;
 
 pub(crate) use describe::describe;
@@ -30,7 +30,7 @@ fn answer<T: serde::Serialize>(value: &T, text: String) -> Result<FrontendResult
         ("result.txt".to_owned(), text.into_bytes()),
         ("version".to_owned(), VERSION.as_bytes().to_vec()),
     ]);
-    Ok(FrontendResult { refs: ResultRefs::Single(None), metadata, scans: BTreeMap::new() })
+    Ok(FrontendResult { metadata, ..FrontendResult::single(None) })
 }
 
 fn place(lines: Lines) -> Place {
