@@ -3,6 +3,7 @@
 # `transfer`: there each daemon has its own client.
 #
 #   BUILDKITD=… BUILDCTL=… tests/bench/run.sh [case…]      cases: start rss noop steps gather context transfer git
+#                                                           cache-export cache-import export pull push
 #
 # Needs root, hyperfine and docker-registry; the base image is a static busybox made on the spot.
 set -euo pipefail
@@ -11,7 +12,7 @@ cd "$(dirname "$0")/../.."
 BIN=${RBUILD_BIN:-$PWD/${CARGO_TARGET_DIR:-target}/release}
 RUNS=${RUNS:-10}
 cases=("${@:-start}")
-[ $# -gt 0 ] || cases=(start rss noop steps gather context transfer git)
+[ $# -gt 0 ] || cases=(start rss noop steps gather context transfer git cache-export cache-import export pull push)
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/rbuild-bench.XXXXXX")
 pids=()
@@ -119,6 +120,8 @@ for i in range(10000):
       compare "10,000 x 4 KiB sent cold" "sh -c '$BUILDCTL --addr unix://{sock} prune --all && sleep 6'" "$(build "$work/context" "")" ;;
     transfer | git)
       python3 "$PWD/tests/bench/transfer.py" "$case" "$work" "$BUILDCTL" "$BIN/rbuildctl" "${RUNS}" ;;
+    cache-export | cache-import | export | pull | push)
+      python3 "$PWD/tests/bench/layers.py" "$case" "$work" "$BUILDKITD" "$BUILDCTL" "$BIN/rbuildd" "127.0.0.1:$port" "$RUNS" ;;
     *) echo "unknown case $case" >&2; exit 2 ;;
   esac
 done
