@@ -30,7 +30,7 @@ pub(crate) fn of_op(built: BuildError, error: &OpError) -> BuildError {
         OpError::Device { .. } => built
             .fault(Fault::Device)
             .hint(
-                "a JSON file in /etc/cdi (or the specDirs of `[cdi]` in rbuildd's configuration) says what a device is; \
+                "a JSON or YAML file in /etc/cdi (or the specDirs of `[cdi]` in rbuildd's configuration) says what a device is; \
                  without `required` one that is not there is passed over: --device=NAME",
             ),
         OpError::Unsupported { .. } => built.fault(Fault::Unsupported),

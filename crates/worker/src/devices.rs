@@ -1,6 +1,6 @@
 //! Devices by CDI name: what specifications on this machine say that a step with a device gets.
 //!
-//! Specifications are JSON files in the operator's directories, read when a step asks. A name is `vendor/class=name`; a
+//! Specifications are JSON or YAML files in the operator's directories, read when a step asks. A name is `vendor/class=name`; a
 //! kind alone means its first device, `kind=*` all of them. Hooks and what else would run or change something outside
 //! of the step is refused.
 
@@ -159,11 +159,8 @@ fn specs(options: &DeviceOptions) -> Result<Vec<Spec>, OpError> {
         for name in names {
             let path = dir.join(&name);
             match path.extension().and_then(|extension| extension.to_str()) {
-                Some("json") => specs.push(read(&root, &name, &path)?),
-                Some("yaml" | "yml") => tracing::warn!(
-                    path = %path.display(),
-                    "specifications of devices in YAML are passed over: write them as JSON"
-                ),
+                Some("json") => specs.push(read(&root, &name, &path, json)?),
+                Some("yaml" | "yml") => specs.push(read(&root, &name, &path, yaml)?),
                 _ => {}
             }
         }
@@ -171,10 +168,19 @@ fn specs(options: &DeviceOptions) -> Result<Vec<Spec>, OpError> {
     Ok(specs)
 }
 
-fn read(root: &Root, name: &std::ffi::OsStr, path: &Path) -> Result<Spec, OpError> {
+type Parse = fn(&[u8]) -> Result<Spec, String>;
+
+fn json(bytes: &[u8]) -> Result<Spec, String> {
+    serde_json::from_slice(bytes).map_err(|error| error.to_string())
+}
+
+fn yaml(bytes: &[u8]) -> Result<Spec, String> {
+    serde_yaml_ng::from_slice(bytes).map_err(|error| error.to_string())
+}
+
+fn read(root: &Root, name: &std::ffi::OsStr, path: &Path, parse: Parse) -> Result<Spec, OpError> {
     let bytes = root.read_limited(name, MAX_SPEC).map_err(|error: SysError| OpError::from(error))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| OpError::invalid(format!("CDI specification {}: {error}", path.display())))
+    parse(&bytes).map_err(|error| OpError::invalid(format!("CDI specification {}: {error}", path.display())))
 }
 
 #[cfg(test)]
@@ -182,9 +188,13 @@ mod tests {
     use super::*;
 
     fn options(spec: &str) -> (tempfile::TempDir, DeviceOptions) {
+        options_in("a.json", spec)
+    }
+
+    fn options_in(name: &str, spec: &str) -> (tempfile::TempDir, DeviceOptions) {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(dir.path()).unwrap();
-        std::io::Write::write_all(&mut root.create_file("a.json", 0o644, true).unwrap(), spec.as_bytes())
+        std::io::Write::write_all(&mut root.create_file(name, 0o644, true).unwrap(), spec.as_bytes())
             .unwrap();
         let options = DeviceOptions { spec_dirs: vec!["/nowhere".into(), dir.path().to_owned()] };
         (dir, options)
@@ -214,6 +224,23 @@ mod tests {
         for name in ["test.org/class=hooked", "test.org/class=*"] {
             assert!(edits(&options, name).unwrap_err().to_string().contains("with hooks"), "{name}");
         }
+    }
+
+    #[test]
+    fn specifications_in_yaml_say_the_same() {
+        let spec = "cdiVersion: 0.6.0\nkind: test.org/class\ncontainerEdits:\n  env: [ALL=1]\ndevices:\n\
+                    - name: one\n  containerEdits:\n    deviceNodes:\n    - path: /dev/one\n      hostPath: /dev/null\n\
+                    - name: hooked\n  containerEdits:\n    hooks:\n    - hookName: createContainer\n      path: /bin/x\n";
+        for name in ["a.yaml", "a.yml"] {
+            let (_dir, options) = options_in(name, spec);
+            let one = edits(&options, "test.org/class=one").unwrap();
+            assert_eq!(one.env, ["ALL=1"]);
+            assert_eq!(one.mounts, [bind(Path::new("/dev/null"), "/dev/one", false)]);
+            let refused = edits(&options, "test.org/class=hooked").unwrap_err().to_string();
+            assert!(refused.contains("with hooks"), "{refused}");
+        }
+        let (_dir, broken) = options_in("b.yaml", "kind: [");
+        assert!(edits(&broken, "a/b=c").unwrap_err().to_string().contains("b.yaml"));
     }
 
     #[test]
