@@ -2,7 +2,7 @@
 # Measures rbuildd against a buildkitd in one run, as ratios. Both are driven by the same client (BUILDCTL), but for
 # `transfer`: there each daemon has its own client.
 #
-#   BUILDKITD=… BUILDCTL=… tests/bench/run.sh [case…]      cases: start rss noop steps gather context transfer git
+#   BUILDKITD=… BUILDCTL=… tests/bench/run.sh [case…]      cases: start rss noop steps gather llb10k context transfer git
 #                                                           cache-export cache-import export pull push
 #
 # Needs root, hyperfine and docker-registry; the base image is a static busybox made on the spot.
@@ -100,6 +100,11 @@ EOF
       mkdir -p "$work/steps"
       { echo "FROM busybox"; for i in $(seq 50); do echo "RUN true # $i"; done; } > "$work/steps/Dockerfile"
       compare "50 x RUN true" "true" "$(build "$work/steps" "--no-cache")" ;;
+    llb10k)
+      # The first build of it takes minutes on either side; hyperfine warms up with that one.
+      python3 tests/bench/llb.py > "$work/llb10k.pb"
+      RUNS=3 compare "10,001 cached vertices" "true" \
+        "sh -c '$BUILDCTL --addr unix://{sock} build --progress=rawjson < $work/llb10k.pb'" ;;
     gather)
       mkdir -p "$work/gather"
       {
