@@ -226,7 +226,7 @@ impl Builder {
             run_dir: store.run_dir(),
         });
         let http = rbuild_cache::Http::default();
-        let tier = options.tier.map(|tier| Tier::start(store.clone(), http.clone(), &tier));
+        let tier = options.tier.map(|tier| Tier::start(&store, &http, &registry, &tier)).transpose()?;
         let frontends = frontends(options.built_in_frontends, options.image_frontend);
         let (tracer, encode) = (options.tracer.clone(), options.encode_error);
         let history = History::open(store.clone(), options.history, encode, tracer);

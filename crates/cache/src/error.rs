@@ -86,6 +86,14 @@ pub enum CacheError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// A record that names what is not there.
+    #[error("{what} takes no record: {reason}")]
+    Refused {
+        /// The address.
+        what: String,
+        /// Its own words.
+        reason: String,
+    },
     /// Others were quicker.
     #[error("{what}: others write to it all the time")]
     Contended {

@@ -84,6 +84,19 @@ impl Repository {
         Ok(Descriptor::of(media_type, &bytes))
     }
 
+    /// What a tag leads to, in one question: the manifest with its descriptor.
+    pub async fn tagged(&self, tag: &str) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        let what = format!("{}:{tag}", self.name());
+        self.pull(|endpoint| {
+            let (this, what, tag) = (self.clone(), what.clone(), tag.to_owned());
+            async move {
+                let (media_type, bytes) = this.manifest_at(&endpoint, &tag, None, &what).await?;
+                Ok((Descriptor::of(media_type, &bytes), bytes))
+            }
+        })
+        .await
+    }
+
     /// The bytes of a manifest or index, verified against `desc`.
     pub async fn manifest(&self, desc: &Descriptor) -> Result<Vec<u8>, RegistryError> {
         let what = format!("{}@{}", self.name(), desc.digest);

@@ -24,6 +24,19 @@ pub(crate) use s3::{S3Options, S3Place};
 
 use crate::error::{CacheError, Result};
 
+/// A place that keeps records of a cache that daemons share, by key. See docs/formats/tier.md.
+#[async_trait]
+pub(crate) trait Records: Place {
+    /// The record under a key, of at most `limit` bytes, as it was written or not.
+    async fn record(&self, key: &Digest, limit: u64) -> Result<Option<Vec<u8>>>;
+
+    /// Whether there is one; if it is old, it is made new, where that keeps it.
+    async fn has_record(&self, key: &Digest) -> Result<bool>;
+
+    /// Writes a record that names these blobs. They are there.
+    async fn put_record(&self, key: &Digest, record: &Bytes, blobs: &[Descriptor]) -> Result<()>;
+}
+
 /// Told how many bytes of a blob have been sent.
 pub(crate) type Sent = Arc<dyn Fn(u64) + Send + Sync>;
 

@@ -10,7 +10,6 @@ use rbuild_store::{LayerSource, RecordType, Ref};
 use super::Tier;
 use super::record::{TierLayer, TierRecord};
 use crate::LocalCache;
-use crate::backend::Place as _;
 use crate::error::Result;
 
 /// The cache on this machine over the one that daemons share.

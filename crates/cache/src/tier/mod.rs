@@ -3,6 +3,7 @@
 //! ```text
 //! <prefix><manifests_prefix>keys-v1/<key>   a record, under each key that leads to it; small, written once
 //! <prefix><blobs_prefix><digest>            layers, as those of exported caches
+//! <repository>:keys-v1-<key>                in a registry: a manifest that names the layers and holds the record
 //! ```
 //!
 //! Central types: [`TieredCache`], the solver's first store; [`Tier`], the place with its breaker and the task that writes
@@ -11,6 +12,7 @@
 //! time-out. Nothing of a build waits for what is written. Format: docs/formats/tier.md.
 
 mod cache;
+mod login;
 mod record;
 mod writer;
 
@@ -21,18 +23,20 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rbuild_digest::Digest;
-use rbuild_oci::Descriptor;
+use rbuild_oci::{Descriptor, ImageRef};
+use rbuild_registry::{Registry, RegistryError, RepoOptions};
 use rbuild_store::Store;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 pub use cache::TieredCache;
 
+use self::login::{LoginOptions, OwnLogin};
 use self::record::TierRecord;
 use self::writer::Job;
 use crate::attrs::Attrs;
 use crate::backend::http::Http;
-use crate::backend::{Place, S3Options, S3Place};
+use crate::backend::{Records, RegistryPlace, S3Options, S3Place};
 use crate::error::{CacheError, Result};
 
 /// What a place that does not answer may cost, once. As for connections.
@@ -48,23 +52,52 @@ const KNOWN_LIFE: Duration = Duration::from_secs(60 * 60);
 
 /// Where the shared cache is, from the daemon's settings.
 #[derive(Debug, Clone)]
-pub struct TierOptions(Box<S3Options>);
+pub struct TierOptions(At);
+
+#[derive(Debug, Clone)]
+enum At {
+    Bucket(Box<S3Options>),
+    Repository { name: ImageRef, insecure: bool, login: LoginOptions },
+}
 
 impl TierOptions {
     /// `attrs`: as of `--cache-to`. Errors: unknown types and attributes, values that make no sense.
     pub fn parse(attrs: &BTreeMap<String, String>) -> Result<Self, CacheError> {
         let mut attrs = Attrs::new("tier", attrs);
-        match attrs.take("type").as_deref() {
-            Some("s3") => {}
+        let at = match attrs.take("type").as_deref() {
+            Some("s3") => At::Bucket(Box::new(S3Options::take(&mut attrs)?)),
+            Some("registry") => repository(&mut attrs)?,
             Some(other) => {
                 return Err(CacheError::UnknownType { direction: "tier", kind: other.to_owned() });
             }
             None => return Err(CacheError::Missing { kind: "tier", name: "type" }),
-        }
-        let options = S3Options::take(&mut attrs)?;
+        };
         attrs.finish()?;
-        Ok(Self(Box::new(options)))
+        Ok(Self(at))
     }
+
+    /// Errors: the configuration of the registry cannot be used.
+    fn open(&self, http: Http, registry: &Registry) -> Result<Box<dyn Records>, RegistryError> {
+        match &self.0 {
+            At::Bucket(options) => Ok(Box::new(S3Place::new(http, (**options).clone()))),
+            At::Repository { name, insecure, login } => {
+                let options = RepoOptions { insecure: *insecure };
+                let credentials = Arc::new(OwnLogin::new(name.domain(), login.clone()));
+                let repository = registry.repository(name, credentials, options)?;
+                Ok(Box::new(RegistryPlace::new(name.to_string(), name.clone(), repository)))
+            }
+        }
+    }
+}
+
+fn repository(attrs: &mut Attrs) -> Result<At> {
+    let text = attrs.take("ref").ok_or(CacheError::Missing { kind: "tier", name: "ref" })?;
+    let name = ImageRef::parse(&text).map_err(|error| attrs.bad("ref", &text, &error.to_string()))?;
+    if !name.is_name_only() {
+        return Err(attrs.bad("ref", &text, "expected a repository; its tags are the records"));
+    }
+    let insecure = attrs.flag("registry.insecure", false)?;
+    Ok(At::Repository { name, insecure, login: LoginOptions::take(attrs)? })
 }
 
 /// The shared cache of this daemon.
@@ -86,7 +119,7 @@ struct Known {
 #[derive(Debug)]
 struct Shared {
     store: Store,
-    place: S3Place,
+    place: Box<dyn Records>,
     /// It failed, and nobody has heard of it since.
     broken: AtomicBool,
     /// Keys and blobs that are there.
@@ -103,10 +136,17 @@ impl Drop for Tier {
 
 impl Tier {
     /// Opens it and starts the writer. Nothing is asked yet. Needs a runtime.
-    pub fn start(store: Store, http: Http, options: &TierOptions) -> Arc<Self> {
+    ///
+    /// Errors: the configuration of the registry cannot be used.
+    pub fn start(
+        store: &Store,
+        http: &Http,
+        registry: &Registry,
+        options: &TierOptions,
+    ) -> Result<Arc<Self>, RegistryError> {
         let shared = Arc::new(Shared {
-            store,
-            place: S3Place::new(http, (*options.0).clone()),
+            store: store.clone(),
+            place: options.open(http.clone(), registry)?,
             broken: AtomicBool::new(false),
             known: Mutex::new(Known { names: HashSet::new(), since: Instant::now() }),
             waiting: 0.into(),
@@ -115,7 +155,7 @@ impl Tier {
         let (jobs, queue) = mpsc::channel(QUEUE);
         // Owned by the value that is returned, which aborts it.
         let writer = tokio::spawn(writer::run(shared.clone(), queue));
-        Arc::new(Self { shared, jobs, writer })
+        Ok(Arc::new(Self { shared, jobs, writer }))
     }
 
     /// Lets others find a record under these keys, some time soon.
@@ -221,6 +261,14 @@ impl Shared {
             *known = Known { names: HashSet::new(), since: Instant::now() };
         }
         known.names.insert(name);
+    }
+
+    /// The place says that these are not there.
+    fn forget(&self, names: impl IntoIterator<Item = Digest>) {
+        let mut known = self.known.lock();
+        for name in names {
+            known.names.remove(&name);
+        }
     }
 
     async fn is_here(&self, digest: Digest) -> bool {

@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::record::{TierLayer, TierRecord};
-use crate::backend::Place as _;
 use crate::error::{CacheError, Result};
 
 /// How often a place that failed is asked whether it is there again.
@@ -41,7 +40,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut jobs: mpsc::Receiver<Job>) {
         {
             match error {
                 // Not the place's fault.
-                CacheError::Store(_) => tracing::warn!(%error, "a record is not written to the shared cache"),
+                CacheError::Store(_) | CacheError::Refused { .. } => {
+                    tracing::warn!(%error, "a record is not written to the shared cache")
+                }
                 _ => shared.breaks(&error),
             }
         }
@@ -75,8 +76,14 @@ async fn write(shared: &Shared, job: &Job) -> Result<()> {
     let Some(row) = shared.store.record(&job.record)? else { return Ok(()) };
     let Some(record) = shareable(shared, &row).await? else { return Ok(()) };
     let bytes = Bytes::from(serde_json::to_vec(&record)?);
+    let blobs: Vec<_> = record.outputs.iter().flatten().map(TierLayer::desc).collect();
     for key in missing {
-        shared.place.put_record(&key, &bytes).await?;
+        let put = shared.place.put_record(&key, &bytes, &blobs).await;
+        if let Err(CacheError::Refused { .. }) = put {
+            // They were collected there. Who writes the next record that needs them sends them again.
+            shared.forget(blobs.iter().map(|blob| blob.digest));
+        }
+        put?;
         shared.note(key);
     }
     Ok(())

@@ -136,10 +136,17 @@ impl Authority {
                     return Ok(true);
                 }
                 "basic" => {
-                    if matches!(state.scheme, Scheme::Basic(_)) {
-                        return Ok(false);
+                    // Others may have been challenged while this request was on its way.
+                    if let Scheme::Basic(login) = &state.scheme
+                        && sent != Some(&basic(login)?)
+                    {
+                        return Ok(true);
                     }
                     let Some(login) = self.credentials.login(&self.host).await? else { continue };
+                    // The password may have been changed since.
+                    if matches!(&state.scheme, Scheme::Basic(refused) if *refused == login) {
+                        return Ok(false);
+                    }
                     state.scheme = Scheme::Basic(login);
                     return Ok(true);
                 }

@@ -233,3 +233,18 @@ async fn a_real_registry_with_passwords_is_pushed_to_and_pulled_from() {
 }
 
 const HTPASSWD: &str = "user:$2y$04$yZYHJoSP/e.Cx32Ouwb1E.B.h7BHVuBYzuNuAhRtZo0zcVA191Ts6\n";
+
+#[tokio::test]
+async fn requests_that_are_challenged_at_the_same_time_are_all_answered() {
+    let server = Hostile::start(|asked, _| match asked.headers.get("authorization").map(String::as_str) {
+        Some("Basic dXNlcjpwYXNz") => ok(MANIFEST),
+        _ => Answer::Reply(401, vec![("www-authenticate", "Basic realm=\"r\"".to_owned())], vec![]),
+    })
+    .await;
+    let repo = repository_as(&server.name("app"), keys("user", "pass"));
+    let desc = desc();
+    let answers = futures::future::join_all((0..8).map(|_| repo.manifest(&desc))).await;
+    for answer in answers {
+        assert_eq!(answer.unwrap(), MANIFEST);
+    }
+}

@@ -8,7 +8,7 @@ use rbuild_oci::{ByteStream, Descriptor, Provider};
 use super::bucket::Bucket;
 use super::options::S3Options;
 use crate::backend::http::{Http, Piece, download};
-use crate::backend::{Address, Documents, Place, Sent};
+use crate::backend::{Address, Documents, Place, Records, Sent};
 use crate::error::Result;
 
 /// What documents are stored as.
@@ -37,14 +37,15 @@ impl S3Place {
     }
 }
 
-/// Records of a cache that daemons share, by key. See docs/formats/tier.md.
 impl S3Place {
     fn record_key(&self, key: &Digest) -> String {
         format!("{}keys-v1/{}", self.objects.options.manifests, key.hex())
     }
+}
 
-    /// The record under a key.
-    pub(crate) async fn record(&self, key: &Digest, limit: u64) -> Result<Option<Vec<u8>>> {
+#[async_trait]
+impl Records for S3Place {
+    async fn record(&self, key: &Digest, limit: u64) -> Result<Option<Vec<u8>>> {
         match self.objects.bucket.get(&self.record_key(key), limit, 1).await {
             Ok(record) => Ok(Some(record)),
             Err(error) if error.is_missing() => Ok(None),
@@ -52,8 +53,7 @@ impl S3Place {
         }
     }
 
-    /// Whether there is one; if it is old, it is made new.
-    pub(crate) async fn has_record(&self, key: &Digest) -> Result<bool> {
+    async fn has_record(&self, key: &Digest) -> Result<bool> {
         let (bucket, key) = (&self.objects.bucket, self.record_key(key));
         let Some(age) = bucket.head(&key).await? else { return Ok(false) };
         if age.is_some_and(|age| age >= self.objects.options.touch_refresh) {
@@ -62,8 +62,7 @@ impl S3Place {
         Ok(true)
     }
 
-    /// Writes a record.
-    pub(crate) async fn put_record(&self, key: &Digest, record: &Bytes) -> Result<()> {
+    async fn put_record(&self, key: &Digest, record: &Bytes, _blobs: &[Descriptor]) -> Result<()> {
         Ok(self.objects.bucket.put(&self.record_key(key), record, DOCUMENT_TYPE).await?)
     }
 }
