@@ -42,6 +42,8 @@ const MAX_LOG_BYTES: u64 = 10 << 30;
 
 /// A client may ask for the status of a quick build only after its end.
 const KEPT_ANYWAY_MS: i64 = 60_000;
+/// Of so many builds at most: a client that starts quick builds one after the other must not make the daemon grow.
+const KEPT_ANYWAY: usize = 128;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
@@ -301,7 +303,7 @@ impl History {
             let files = [record.log, record.trace];
             bytes = files.iter().flatten().fold(bytes, |sum, file| sum.saturating_add(file.size));
             let age_ms = now_ms.saturating_sub(record.completed_ms.unwrap_or(now_ms));
-            let is_fresh = age_ms < KEPT_ANYWAY_MS;
+            let is_fresh = age_ms < KEPT_ANYWAY_MS && index < KEPT_ANYWAY;
             let is_too_much = index >= limits.max_entries || (index > 0 && bytes > MAX_LOG_BYTES);
             if !is_fresh && (age_ms > max_age_ms || is_too_much || record.internal) {
                 gone.push(record.id.clone());

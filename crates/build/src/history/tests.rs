@@ -154,6 +154,16 @@ async fn old_builds_go_and_pinned_ones_stay() {
 }
 
 #[tokio::test]
+async fn quick_builds_are_kept_for_a_moment_but_not_without_end() {
+    let place = Place::new(HistoryLimits { max_entries: 2, ..HistoryLimits::default() });
+    for number in 0..KEPT_ANYWAY + 3 {
+        run(&place.history, &format!("b{number}"), Ok(BuildOutcome::default())).await;
+    }
+    place.history.collect().await;
+    assert_eq!(place.ids().len(), KEPT_ANYWAY);
+}
+
+#[tokio::test]
 async fn listeners_hear_of_builds_in_order_and_running_ones_cannot_be_deleted() {
     let place = Place::new(HistoryLimits::default());
     let (known, mut events) = place.history.listen();

@@ -26,7 +26,7 @@ pub(crate) const FORMAT: u32 = 1;
 const FEATURES: &[&str] = &[];
 /// Pages kept in memory: the inner ones of each tree. More only saves reads that the page cache serves anyway, and
 /// makes the daemon grow with the number of builds it has seen.
-const CACHE_BYTES: usize = 4 << 20;
+const CACHE_BYTES: usize = 1 << 20;
 /// Databases up to this size are checked whole when they are opened: some tenths of a second at most.
 const CHECKED_BYTES: u64 = 128 << 20;
 
