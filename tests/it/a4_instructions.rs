@@ -115,7 +115,7 @@ fn copy_flags_and_add_of_archives() {
 fn parents_excludes_and_links_combine() {
     let daemon = TestDaemon::start();
     let space = TestSpace::new();
-    for file in ["x/a/1.go", "x/a/2.md", "x/b/3.go", "x/b/deep/4.go", "y/5.go"] {
+    for file in ["x/a/1.go", "x/a/2.md", "x/3.md", "x/b/3.go", "x/b/deep/4.go", "y/5.go"] {
         space.write(file, file);
     }
     space.write(
@@ -123,6 +123,7 @@ fn parents_excludes_and_links_combine() {
         "FROM busybox AS base\nRUN mkdir /old && echo old > /old/file\nFROM base\n\
          COPY --parents x/./*/*.go y/5.go /pivot/\n\
          COPY --parents --exclude=**/deep --exclude=**/*.md x /cut/\n\
+         COPY --parents --exclude=*.md --exclude=x/b x /anchored/\n\
          COPY --link --chown=7:8 --exclude=a x /old/\n\
          COPY --link --parents --from=base /old/./file /again/\n\
          RUN stat -c %u:%g /old/b/3.go /old/file > /owners\n",
@@ -135,6 +136,9 @@ fn parents_excludes_and_links_combine() {
     );
     assert_eq!(out.read("cut/x/b/3.go"), "x/b/3.go");
     assert!(!out.at("cut/x/a/2.md").exists() && !out.at("cut/x/b/deep").exists());
+    // With --parents, patterns begin where the copy does: at the context, not at `x`. As upstream has it.
+    assert!(out.at("anchored/x/a/2.md").exists() && out.at("anchored/x/3.md").exists());
+    assert!(!out.at("anchored/x/b").exists());
     assert_eq!(out.read("old/b/deep/4.go"), "x/b/deep/4.go");
     assert_eq!(out.read("old/file"), "old\n", "what is linked stands beside what was there");
     assert!(!out.at("old/a").exists());
