@@ -35,7 +35,7 @@ fn cached_with<const N: usize>(
     added: &[&str],
     steps: [&str; N],
 ) -> [bool; N] {
-    space.write("Dockerfile", &stages(&steps));
+    space.write("Dockerfile", stages(&steps));
     for path in added {
         space.write(path, "x");
     }
