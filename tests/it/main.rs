@@ -52,6 +52,8 @@ mod f2_logs;
 mod f3_history;
 mod frontend_images;
 mod gateway;
+mod gateway_containers;
+mod gateway_results;
 mod layers;
 mod llb_exec;
 mod llb_files;
