@@ -135,9 +135,31 @@ fn an_archive_of_nothing_is_refused() {
     let bomb = std::fs::read(space.at("bomb")).unwrap();
     assert!(bomb.len() < 20_000, "{}", bomb.len());
     let url = web.put("bomb", Page::Plain(bomb));
-    build(&daemon, &[&url]).0.failure().has("max-unpacked-size");
+    build(&daemon, &[&url]).0.failure().has("max-unpacked-size").has(&format!("archive `{url}`"));
     let fine = web.put("c.tar", Page::Plain(packed("-cf")));
     build(&daemon, &[&fine]).0.success();
+}
+
+#[test]
+fn a_damaged_archive_is_named_by_its_own_url_without_secrets() {
+    let (daemon, web) = (TestDaemon::start(), TestHttp::new());
+    let mut cut = packed("-cf");
+    cut.truncate(cut.len() / 4);
+    // The same bytes from two places: each build hears of its own.
+    for name in ["one.tar", "two.tar"] {
+        let url = web.put(name, Page::Plain(cut.clone()));
+        let secret = format!("{}?token=hidden", url.replacen("://", "://user:hidden@", 1));
+        build(&daemon, &[&secret])
+            .0
+            .failure()
+            .has(&format!("archive `{url}`"))
+            .lacks("archive `/context`")
+            .lacks("hidden");
+        let space = TestSpace::new();
+        space.write("Dockerfile", format!("FROM scratch\nADD --unpack {url} /\n"));
+        daemon.build(space.path(), &[]).failure().has(&format!("archive `{url}`"));
+    }
+    assert!(!daemon.log().contains("hidden"), "a login or a query is in the log");
 }
 
 #[test]

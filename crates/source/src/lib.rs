@@ -23,7 +23,7 @@ pub use blob::BlobSource;
 pub use credentials::SessionCredentials;
 pub use error::SourceError;
 pub use git::GitSource;
-pub use http::{AddressPolicy, ClosedAddresses, HttpLimits, HttpSource};
+pub use http::{AddressPolicy, ClosedAddresses, HttpLimits, HttpSource, shown_url};
 pub use image::ImageSource;
 pub use local::LocalSource;
 pub use source::{GitPin, HttpPin, ImageLayer, ImagePin, Memo, Pin, PinDetail, Source, SourceRequest};

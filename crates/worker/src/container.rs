@@ -103,6 +103,7 @@ impl Worker {
             worker: self.clone(),
             kind: OpKind::Exec(Box::new(spec.exec.clone())),
             inputs: spec.inputs.len(),
+            urls: Vec::new(),
             platform: spec.platform,
             resources: None,
             way_ms: 0,

@@ -20,6 +20,8 @@ pub struct LlbOp {
     pub(crate) kind: OpKind,
     /// How many inputs the vertex has.
     pub(crate) inputs: usize,
+    /// For a file op: the URLs of those inputs that are files behind one, fit to be shown.
+    pub(crate) urls: Vec<Option<String>>,
     pub(crate) platform: Option<Platform>,
     pub(crate) resources: Option<LinuxResources>,
     /// Milliseconds from the begin of the step to the end of its build, going by earlier runs.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use rbuild_digest::Digest;
-use rbuild_llb::Vertex;
+use rbuild_llb::{OpKind, Vertex};
 use rbuild_solver::{Edge, Graph, VertexId};
 
 use crate::entitlements::Entitlements;
@@ -28,7 +28,7 @@ impl Worker {
         let ways = crate::durations::ways(&own_ms, inputs);
         for ((vertex, name), way_ms) in graph.vertices().iter().zip(names).zip(ways) {
             solved
-                .add(self.vertex(vertex, name, way_ms))
+                .add(self.vertex(vertex, urls(graph, vertex), name, way_ms))
                 .map_err(|error| OpError::invalid(error.to_string()))?;
         }
         Ok((solved, graph.terminal().map(edge)))
@@ -45,11 +45,18 @@ impl Worker {
         graph.vertices().iter().try_for_each(check)
     }
 
-    fn vertex(self: &Arc<Self>, vertex: &Vertex, name: String, way_ms: u64) -> rbuild_solver::Vertex<LlbOp> {
+    fn vertex(
+        self: &Arc<Self>,
+        vertex: &Vertex,
+        urls: Vec<Option<String>>,
+        name: String,
+        way_ms: u64,
+    ) -> rbuild_solver::Vertex<LlbOp> {
         let op = LlbOp {
             worker: self.clone(),
             kind: vertex.op.kind.clone(),
             inputs: vertex.inputs.len(),
+            urls,
             platform: vertex.op.platform.clone(),
             resources: vertex.metadata.linux_resources.clone(),
             way_ms,
@@ -63,6 +70,18 @@ impl Worker {
             ignore_cache: vertex.metadata.ignore_cache,
             hidden: false,
         }
+    }
+}
+
+/// The URLs of a file op's inputs. The build's own: the same file may have come to the store from elsewhere.
+fn urls(graph: &rbuild_llb::Graph, vertex: &Vertex) -> Vec<Option<String>> {
+    let url = |input: &rbuild_llb::Edge| match &graph.vertex(input.vertex).op.kind {
+        OpKind::Source(source) => rbuild_source::shown_url(source.identifier.as_str()),
+        _ => None,
+    };
+    match &vertex.op.kind {
+        OpKind::File(_) => vertex.inputs.iter().map(url).collect(),
+        _ => Vec::new(),
     }
 }
 

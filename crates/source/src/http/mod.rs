@@ -33,6 +33,7 @@ pub use address::{AddressPolicy, ClosedAddresses};
 use crate::{HttpPin, Pin, PinDetail, Source, SourceError, SourceRequest};
 use address::CheckedDns;
 use download::{Body, FileForm};
+pub use question::shown_url;
 use question::{Question, http_date, shown};
 use transfer::Transfer;
 

@@ -144,6 +144,15 @@ pub(super) fn http_date(text: &str) -> Option<i64> {
     Some(time.as_second())
 }
 
+/// The URL of a source that is a file behind a URL, as it may appear in messages: no user, no password, no query, no
+/// fragment.
+///
+/// None for other sources, and for what a client uploads: that URL is made up for it.
+pub fn shown_url(identifier: &str) -> Option<String> {
+    let url = Url::parse(identifier).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    (url.host_str() != Some(UPLOAD_HOST)).then(|| shown(identifier))
+}
+
 /// A URL as it may appear in messages: no user, no password, no query, no fragment.
 pub(super) fn shown(identifier: &str) -> String {
     let Ok(mut url) = Url::parse(identifier) else {

@@ -103,6 +103,14 @@ pub enum FileError {
 pub(crate) type Result<T> = std::result::Result<T, FileError>;
 
 impl FileError {
+    /// What was wrong with the only file of a download: people know it by its URL.
+    pub(crate) fn of_download(self, url: &str) -> Self {
+        match self {
+            Self::Archive { reason, .. } => Self::Archive { path: url.to_owned(), reason },
+            other => other,
+        }
+    }
+
     pub(crate) fn kind(&self) -> OpErrorKind {
         match self {
             Self::NotFound { .. } => OpErrorKind::NotFound,

@@ -82,6 +82,7 @@ impl Run<'_> {
             _ => None,
         };
         let kept = self.seen.clone();
+        let input = action.secondary_input.map(|input| input as usize);
         let work = move || {
             let upper = upper.map(rbuild_sys::Root::open).transpose()?;
             let seen = RefCell::new(std::mem::take(&mut *kept.lock()));
@@ -93,7 +94,11 @@ impl Run<'_> {
             drop(tree);
             done
         };
-        tokio::task::spawn_blocking(work).await??;
+        let done = tokio::task::spawn_blocking(work).await?;
+        done.map_err(|error| match input.and_then(|input| self.op.urls.get(input)?.as_deref()) {
+            Some(url) => error.of_download(url),
+            None => error,
+        })?;
         self.warn_of(&names.unknown.lock());
         self.made[index] = Made::Open(Box::new(mutable));
         Ok(())
