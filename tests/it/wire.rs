@@ -12,8 +12,7 @@ use rbuild_tests::{TestDaemon, TestSpace};
 use tonic::transport::Channel;
 
 pub(crate) async fn channel(daemon: &TestDaemon) -> Channel {
-    let path =
-        std::env::var("RB_PEER").unwrap_or_else(|_| daemon.addr()).trim_start_matches("unix://").to_owned();
+    let path = daemon.addr().trim_start_matches("unix://").to_owned();
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
         async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
