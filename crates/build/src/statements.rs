@@ -1,7 +1,8 @@
 //! What frontends and scanners say of results, read into attestations: in-toto statements, and predicates without one.
 //!
 //! Source: the in-toto statement; what upstream makes of attestations that a client's frontend returns was observed:
-//! all files of a bundle are statements, a bundle's subjects are its own, a predicate without bytes is `null`.
+//! all files of a bundle are statements, a bundle's subjects are its own, a predicate without bytes is `null`, and
+//! predicates are written without white space.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ use rbuild_exporter::{About, Attestation, Predicate, Subject};
 use rbuild_frontend::{
     AttestationKind, AttestationSubject, BuildError, ErrorCode, FrontendAttestation, SharedRef,
 };
+use rbuild_oci::json;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -44,7 +46,7 @@ pub(crate) fn statement(file_name: String, bytes: &[u8]) -> Result<Attestation, 
     let subject = |s: StatementSubject| About::Other(Subject { name: s.name, digest: s.digest });
     Ok(Attestation {
         predicate_type: statement.predicate_type,
-        predicate: Predicate::Known(Bytes::copy_from_slice(statement.predicate.get().as_bytes())),
+        predicate: Predicate::Known(json::compacted(statement.predicate.get().as_bytes()).into()),
         subjects: subjects.into_iter().map(subject).collect(),
         file_name,
         inline_only: false,
@@ -104,7 +106,7 @@ impl Reader {
         }
         serde_json::from_slice::<IgnoredAny>(&text)
             .map_err(|error| BuildError::invalid(format!("attestation {path} is not JSON: {error}")))?;
-        Ok(text.into())
+        Ok(json::compacted(&text).into())
     }
 
     async fn bundle(

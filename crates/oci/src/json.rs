@@ -105,6 +105,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn compacted_text_keeps_what_strings_hold_and_the_order_of_fields() {
+        let text = br#" { "b" : [ 1.0 , "a \" ] " ] , "a" : "x y\\" , "<" : null } "#;
+        let expected = r#"{"b":[1.0,"a \" ] "],"a":"x y\\","\u003c":null}"#;
+        assert_eq!(String::from_utf8(compacted(text)).unwrap(), expected);
+    }
+
+    #[test]
     fn indenting_keeps_order_and_strings() {
         let text = br#"{"b":[1,{"x":"a, [\"{"}],"a":{},"e":[],"c":"\\"}"#;
         let expected = "{\n  \"b\": [\n    1,\n    {\n      \"x\": \"a, [\\\"{\"\n    }\n  ],\n  \"a\": {},\n  \"e\": [],\n  \"c\": \"\\\\\"\n}";
