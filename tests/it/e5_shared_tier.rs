@@ -151,6 +151,26 @@ fn another_has_as_cached(s3: &Place) {
 }
 
 #[test]
+fn daemons_that_met_a_base_at_the_same_time_share_what_stands_on_it() {
+    let s3 = TestS3::start();
+    let (first, second) = (daemon(&s3.settings()), daemon(&s3.settings()));
+    // Neither sees what the other has of it.
+    s3.hold(true);
+    for daemon in [&first, &second] {
+        let space = TestSpace::new();
+        space.write("Dockerfile", "FROM busybox\nRUN true\n");
+        build(daemon, &space);
+    }
+    s3.hold(false);
+    let space = project("later");
+    build(&first, &space);
+    drain(first);
+    let (built, out) = build(&second, &space);
+    all_cached(&built);
+    assert_eq!(out.read("y"), "later");
+}
+
+#[test]
 fn a_daemon_that_is_killed_at_any_moment_leaves_nothing_that_misleads() {
     for place in Place::all() {
         killed_at_any_moment(&place);

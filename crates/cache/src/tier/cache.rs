@@ -97,20 +97,13 @@ impl TieredCache {
             None => Ok(store.scratch().await?),
         }
     }
+}
 
-    /// The identity that others gave to a source. Its files are the same wherever they come from, and what stands on it
-    /// is found by this identity.
-    async fn shared_identity(&self, record: &NewRecord<'_, Ref>) -> Option<RecordId> {
-        if record.id.is_some() || !record.inputs.is_empty() {
-            return None;
-        }
-        for key in record.keys {
-            if let Some(found) = self.tier.record(key).await {
-                return Some(RecordId(found.record));
-            }
-        }
-        None
-    }
+/// The identity of what is made of nothing: sources. Its files are the same wherever they come from, so it is made of what
+/// names it and not drawn: daemons that meet a source at the same time, or when the tier does not answer, would else find
+/// nothing of what stands on the other's.
+fn common_identity(record: &NewRecord<'_, Ref>) -> Option<RecordId> {
+    record.inputs.is_empty().then(|| RecordId(Digest::of(format!("source {}", record.op))))
 }
 
 #[async_trait]
@@ -125,10 +118,7 @@ impl CacheStore<Ref> for TieredCache {
     async fn commit(&self, mut record: NewRecord<'_, Ref>) -> Result<RecordId, StoreFailure> {
         // Found in an imported cache: its files may be had on behalf of one client only.
         let is_foreign = record.id.is_some();
-        record.id = match record.id {
-            Some(id) => Some(id),
-            None => self.shared_identity(&record).await,
-        };
+        record.id = record.id.or_else(|| common_identity(&record));
         let keys = record.keys;
         let id = self.local.commit(record).await?;
         if !is_foreign {
