@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use rbuild_tests::{DaemonOptions, TestDaemon, TestSpace, run, wait_until};
+use rbuild_tests::{DaemonOptions, Random, TestDaemon, TestSpace, run, wait_until};
 
 /// Kills without `RBUILD_KILLS`.
 const KILLS: u64 = 30;
@@ -16,16 +16,6 @@ const MOMENT_MS: u64 = 400;
 const CONFIG: &str = "[worker.oci]\n[[worker.oci.gcpolicy]]\nall = true\nmaxUsedSpace = \"8MB\"\n\
                       filters = [\"description~=junk\"]\n";
 
-/// A small generator, so that a failure's seed can be replayed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
-
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
 }
@@ -33,10 +23,7 @@ fn number(variable: &str) -> Option<u64> {
 #[test]
 fn kills_at_random_moments_of_a_mixed_load_lose_nothing_that_was_finished_and_leave_nothing() {
     let kills = number("RBUILD_KILLS").unwrap_or(KILLS);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-    let seed = number("RBUILD_SEED").unwrap_or(now);
-    eprintln!("seed {seed}");
-    let mut random = Random(seed);
+    let mut random = Random::seeded();
     let mut daemon =
         TestDaemon::start_with(DaemonOptions { config: CONFIG.to_owned(), ..Default::default() });
     let load = Load::new(&daemon);

@@ -46,6 +46,7 @@ mod e1_observe;
 mod e1_service;
 mod e2_remote;
 mod e5_shared_tier;
+mod e5_two_networks;
 mod e7_drain;
 mod f1_progress;
 mod f2_logs;

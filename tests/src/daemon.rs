@@ -16,6 +16,8 @@ pub struct DaemonOptions {
     pub config: String,
     /// State directory; empty is one below the daemon's space.
     pub root: Option<PathBuf>,
+    /// The network namespace it runs in, by name.
+    pub namespace: Option<String>,
     /// Leave out the registry mirror for docker.io.
     pub no_mirror: bool,
 }
@@ -92,7 +94,12 @@ impl TestDaemon {
         assert!(self.child.is_none(), "the daemon is running");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(binary("rbuildd"));
+        command.args(["--pdeathsig", "KILL", "--"]);
+        if let Some(name) = &self.options.namespace {
+            // Not `ip netns exec`, which hides the cgroups; nor does this one stay as a parent.
+            command.args(["nsenter", &format!("--net=/run/netns/{name}"), "--"]);
+        }
+        command.arg(binary("rbuildd"));
         command.arg("--root").arg(self.root()).arg("--addr").arg(self.addr());
         command.envs(self.options.env.iter().cloned());
         command.arg("--config").arg(self.space.at("rbuildd.toml")).arg("--debug").args(&self.options.args);

@@ -9,7 +9,7 @@ use crate::images::{self, ImageSpec};
 /// Debian's `docker-registry` on a free loopback port.
 #[derive(Debug)]
 pub struct TestRegistry {
-    /// `127.0.0.1:port`.
+    /// `address:port`.
     pub host: String,
     space: TestSpace,
     child: Child,
@@ -18,18 +18,23 @@ pub struct TestRegistry {
 impl TestRegistry {
     /// Starts an empty registry.
     pub fn start() -> Self {
-        Self::start_with("")
+        Self::start_with("127.0.0.1", "")
     }
 
     /// Starts an empty registry that wants to know who asks; `login` is a line of an htpasswd file (bcrypt).
     pub fn start_with_login(login: &str) -> Self {
-        Self::start_with(login)
+        Self::start_with("127.0.0.1", login)
     }
 
-    fn start_with(login: &str) -> Self {
+    /// Starts an empty registry on another address of this machine.
+    pub fn start_on(address: &str) -> Self {
+        Self::start_with(address, "")
+    }
+
+    fn start_with(address: &str, login: &str) -> Self {
         let space = TestSpace::new();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let host = format!("127.0.0.1:{port}");
+        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+        let host = format!("{address}:{port}");
         let root = space.at("data");
         let mut config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\nhttp: {{addr: {host}}}\n",

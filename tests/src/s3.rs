@@ -16,7 +16,7 @@ const SECRET: &str = "hush/hush+hush";
 /// the test process.
 #[derive(Debug)]
 pub struct TestS3 {
-    /// `127.0.0.1:port`.
+    /// `address:port`.
     pub host: String,
     space: TestSpace,
     asked: Arc<Mutex<Vec<String>>>,
@@ -26,9 +26,14 @@ pub struct TestS3 {
 impl TestS3 {
     /// Starts with an empty bucket.
     pub fn start() -> Self {
+        Self::start_on("127.0.0.1")
+    }
+
+    /// Starts with an empty bucket on another address of this machine.
+    pub fn start_on(address: &str) -> Self {
         let space = TestSpace::new();
         std::fs::create_dir_all(space.at("cache")).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind((address, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let files = s3s_fs::FileSystem::new(space.path()).unwrap();
