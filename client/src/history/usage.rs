@@ -12,6 +12,9 @@ use tonic::transport::Channel;
 use crate::MAX_MESSAGE;
 use crate::errors::CommandError;
 
+/// More than a daemon keeps of one build (rbuildd: 8 MiB of samples, and the names of steps).
+const MAX_BYTES: usize = 64 << 20;
+
 /// Samples by vertex.
 pub(super) type Usages = HashMap<String, Value>;
 
@@ -31,6 +34,10 @@ pub(super) async fn ask(channel: Channel, id: &str) -> Result<Usages, CommandErr
     let mut pieces = content.read(request).await?.into_inner();
     let mut bytes = Vec::new();
     while let Some(piece) = pieces.message().await? {
+        if bytes.len() + piece.data.len() > MAX_BYTES {
+            let message = format!("what the steps used is told in more than {MAX_BYTES} bytes");
+            return Err(tonic::Status::resource_exhausted(message).into());
+        }
         bytes.extend(piece.data);
     }
     Ok(parse(&bytes))
